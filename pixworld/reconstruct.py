@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pixworld.views import NamedCamera, Photo, PosedPhoto, Scene
+import torch
+import torch.nn.functional as F
+
+from pixworld.cameras import Cameras
+from pixworld.checkpoint import load_checkpoint
+from pixworld.gaussians import Gaussians
+from pixworld.methods.base import Method
+from pixworld.metrics import psnr, ssim
+from pixworld.poses import poses_from_cameras, poses_from_photos
+from pixworld.refine import refine
+from pixworld.render import render
+from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Scene, Task, Views
 
 # Called with (stage, step, steps) as the work goes on; it may raise Cancelled.
 OnProgress = Callable[[str, int, int], None]
@@ -40,5 +55,166 @@ def reconstruct(
     options: ReconstructOptions,
     on_progress: OnProgress,
 ) -> Reconstruction:
-    """Reconstruct a scene. Raises InputError when the photos or cameras cannot be used, Cancelled when told to."""
-    raise NotImplementedError
+    """Reconstruct a scene. Raises InputError when the photos or cameras cannot be used, Cancelled when told to.
+
+    Without `cameras`, structure from motion poses all photos together, held-out ones too, as is usual in this field;
+    prediction and refinement never see those. With `cameras`, even the points are triangulated without them.
+    """
+    seconds: dict[str, float] = {}
+    device = choose_device(options.device)
+    photos = sorted(photos, key=lambda p: p.name)
+    held = {p.name for p in photos[:: options.holdout]} if options.holdout else set()
+    model, checkpoint = load_checkpoint(options.checkpoint, device)
+
+    with _timed(seconds, "poses"):
+        if cameras is None:
+            posed, unposed = poses_from_photos(photos, options.size, seed=options.seed, on_progress=on_progress)
+        else:
+            posed, unposed = [], []
+            for part in ([p for p in photos if p.name not in held], [p for p in photos if p.name in held]):
+                if part:
+                    some, missing = poses_from_cameras(part, cameras, options.size, on_progress=on_progress)
+                    posed, unposed = posed + some, unposed + missing
+            posed.sort(key=lambda p: p.name)
+    train = [p for p in posed if p.name not in held]
+    test = [p for p in posed if p.name in held]
+    if not train:
+        raise InputError("no photo is left to reconstruct from; use more photos or a larger --holdout")
+
+    with _timed(seconds, "predict"):
+        predicted = predict(model, train, options.views, device, on_progress)
+    with _timed(seconds, "refine"):
+
+        def on_step(step: int, steps: int, _preview: Any) -> None:
+            on_progress("refine", step, steps)
+
+        views = [p.views.to(device) for p in train]
+        refined = refine(predicted, views, steps=options.refine, seed=options.seed, on_step=on_step)
+    with _timed(seconds, "measure"):
+        measured = measure(predicted, refined, train, test, on_progress)
+
+    report = {
+        **measured,
+        "gaussians": len(refined),
+        "views": len(train),
+        "size": min(min(p.views.images.shape[-2:]) for p in posed),
+        "photos": len(posed),
+        "unregistered": unposed,
+        "seconds": {k: round(v, 2) for k, v in seconds.items()},
+        "checkpoint": checkpoint,
+        "options": {"holdout": options.holdout, "views": options.views, "refine": options.refine, "seed": options.seed},
+    }
+    info = {"method": model.config.method, "checkpoint": checkpoint, "seed": options.seed}
+    scene = Scene(refined.to("cpu"), train[0].views, info)
+    return Reconstruction(scene, tuple(posed), frozenset(p.name for p in test), report)
+
+
+def choose_device(device: str) -> str:
+    """The torch device behind auto, cpu or cuda. Raises InputError when CUDA is asked for and absent."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device that torch can use; run with --device cpu")
+    return device
+
+
+def predict(model: Method, photos: Sequence[PosedPhoto], views: int, device: str, on_progress: OnProgress) -> Gaussians:
+    """The model's Gaussians for all photos: neighbours go in together, at most `views` at a time."""
+    groups = group_photos(photos, views, model.config.size, model.config.patch)
+    parts = []
+    for i, (shape, group) in enumerate(groups):
+        on_progress("predict", i, len(groups))
+        clean = Views.cat([model_view(p, *shape) for p in group]).to(device)
+        parts.append(model.infer(Task(clean), lambda *_: None).gaussians)
+    on_progress("predict", len(groups), len(groups))
+    return Gaussians.cat(parts)
+
+
+def group_photos(
+    photos: Sequence[PosedPhoto], views: int, size: int, patch: int
+) -> list[tuple[tuple[int, int], list[PosedPhoto]]]:
+    """Groups of at most `views` photos of one shape (height, width) at the model's resolution: a chain from photo to
+    nearest photo, cut into even pieces."""
+    by_shape: dict[tuple[int, int], list[PosedPhoto]] = defaultdict(list)
+    for photo in photos:
+        by_shape[model_shape(photo.views.cameras, size, patch)].append(photo)
+    groups = []
+    for shape, members in by_shape.items():
+        c2w = torch.cat([p.views.cameras.c2w for p in members])
+        offset = torch.cdist(c2w[:, :3, 3], c2w[:, :3, 3])
+        distance = offset / offset.max().clamp_min(1e-9) + 1 - c2w[:, :3, 2] @ c2w[:, :3, 2].T
+        chain, left = [0], set(range(1, len(members)))
+        while left:
+            nearest = min(left, key=lambda i: distance[chain[-1], i].item())
+            chain.append(nearest)
+            left.remove(nearest)
+        count = -(-len(chain) // views)
+        bounds = [round(i * len(chain) / count) for i in range(count + 1)]
+        groups += [(shape, [members[i] for i in chain[a:b]]) for a, b in itertools.pairwise(bounds)]
+    return groups
+
+
+def model_shape(cameras: Cameras, size: int, patch: int) -> tuple[int, int]:
+    """Height and width, multiples of the patch, that come nearest to the photo's shape with a short side of `size`."""
+    scale = size / min(cameras.height, cameras.width)
+    height, width = (max(patch, round(side * scale / patch) * patch) for side in (cameras.height, cameras.width))
+    return height, width
+
+
+def model_view(photo: PosedPhoto, height: int, width: int) -> Views:
+    """A photo at the model's resolution, with its structure-from-motion points as sparse depth."""
+    images = F.interpolate(photo.views.images, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    cameras = photo.views.cameras.resize(height, width)
+    depth = torch.zeros(1, height, width)
+    if len(photo.points):
+        pixels, z = cameras.project(photo.points)
+        column, row = pixels[0].floor().long().unbind(-1)
+        ok = (z[0] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        flat = torch.full((height * width,), torch.inf)
+        flat.scatter_reduce_(0, (row * width + column)[ok], z[0][ok].float(), "amin")  # the nearest point of a pixel
+        depth = torch.where(flat.isinf(), 0.0, flat).reshape(1, height, width)
+    return Views(images.clamp(0, 1), cameras, depth)
+
+
+@torch.inference_mode()
+def measure(
+    predicted: Gaussians,
+    refined: Gaussians,
+    train: Sequence[PosedPhoto],
+    test: Sequence[PosedPhoto],
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """Scores on the held-out photos at their own size; None for every mean when nothing was held out."""
+    per_image = {}
+    for i, photo in enumerate(test):
+        on_progress("measure", i, len(test))
+        truth, cameras = photo.views.images[0], photo.views.cameras
+        near = nearest_photo(photo, train).views.images
+        near = F.interpolate(near, truth.shape[-2:], mode="bilinear", antialias=True, align_corners=False)[0]
+        shots = [render(g, cameras.to(g.means.device)).rgb[0].cpu().clamp(0, 1) for g in (refined, predicted)]
+        per_image[photo.name] = {
+            "psnr": psnr(shots[0], truth).item(),
+            "ssim": ssim(shots[0], truth).item(),
+            "feedforward_psnr": psnr(shots[1], truth).item(),
+            "baseline_nearest_view_psnr": psnr(near, truth).item(),
+        }
+    on_progress("measure", len(test), len(test))
+    keys = ("psnr", "ssim", "feedforward_psnr", "baseline_nearest_view_psnr")
+    means = {k: sum(x[k] for x in per_image.values()) / len(test) if test else None for k in keys}
+    return {**means, "per_image": per_image}
+
+
+def nearest_photo(photo: PosedPhoto, others: Sequence[PosedPhoto]) -> PosedPhoto:
+    """The one whose camera is nearest in position and viewing direction."""
+    c2w = torch.cat([p.views.cameras.c2w for p in others])
+    own = photo.views.cameras.c2w[0]
+    offset = (c2w[:, :3, 3] - own[:3, 3]).norm(dim=-1)
+    turn = 1 - c2w[:, :3, 2] @ own[:3, 2]
+    return others[int((offset / offset.max().clamp_min(1e-9) + turn).argmin())]
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    seconds[stage] = time.monotonic() - start

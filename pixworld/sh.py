@@ -52,7 +52,7 @@ def sh_basis(degree: int, directions: Float[Tensor, "*n 3"]) -> Float[Tensor, "*
     return torch.stack(terms, dim=-1)
 
 
-def sh_to_rgb(sh: Float[Tensor, "*n k 3"], directions: Float[Tensor, "*#n 3"]) -> Float[Tensor, "*n 3"]:
+def sh_to_rgb(sh: Float[Tensor, "*#n k 3"], directions: Float[Tensor, "*#n 3"]) -> Float[Tensor, "*#n 3"]:
     """Colour max(0, 0.5 + Σ sh · basis) seen along directions (camera to Gaussian, not necessarily unit)."""
     degree = degree_of(sh.shape[-2])
     if degree == 0:

@@ -1,0 +1,186 @@
+"""The command line: `backend reconstruct | render | serve | train`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from backend.client import BackendError
+from backend.protocol import DEFAULT_ADDRESS, ProtocolError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def reconstruct(
+    photos: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    out: Path,
+    cameras: Path | None = None,
+    holdout: int = 0,
+    views: int = 8,
+    size: int = 512,
+    refine: int = 300,
+    checkpoint: Path | None = None,
+    seed: int = 0,
+    device: Device = "auto",
+) -> None:
+    """Reconstruct a scene from photos: scene.ply, transforms.json, report.json and preview.png.
+
+    Args:
+        photos: a folder of photos, or photo files (JPEG or PNG)
+        out: folder for the results
+        cameras: transforms.json of the photos' cameras; without it they are found by structure from motion
+        holdout: keep every N-th photo out and measure on it; 0 keeps none
+        views: photos that the model sees at once, at most
+        size: short side in pixels at which photos are refined and measured, never enlarged
+        refine: optimisation steps after the prediction
+        checkpoint: folder of a trained model; without it the one that comes with the package
+        seed: of everything random
+        device: where to compute
+    """
+    from backend.worker import make_options, reconstruct_folder
+
+    options = make_options(
+        holdout=holdout, views=views, size=size, refine=refine, checkpoint=checkpoint, seed=seed, device=device
+    )
+    with Stages() as stages:
+        report = reconstruct_folder(photos, out, cameras, options, stages)
+    for skipped in report["skipped"]:
+        print(f"skipped {skipped['name']}: {skipped['reason']}", file=sys.stderr)
+    if report.get("unregistered"):
+        print(f"no camera was found for {', '.join(report['unregistered'])}", file=sys.stderr)
+    print(f"{out}/scene.ply: {report['gaussians']} Gaussians from {report['views']} photos")
+    if report.get("psnr") is not None:
+        print(
+            f"held-out PSNR {report['psnr']:.2f} dB (before refinement {report['feedforward_psnr']:.2f}, "
+            f"copy of the nearest photo {report['baseline_nearest_view_psnr']:.2f})"
+        )
+
+
+def render(scene: tyro.conf.Positional[Path], /, cameras: Path, out: Path) -> None:
+    """Render a splat PLY: one PNG a camera, named like the camera's image, and video.mp4 of cameras of one size.
+
+    Args:
+        scene: the PLY file
+        cameras: transforms.json of the cameras
+        out: folder for the images
+    """
+    from backend.worker import render_folder
+
+    with Stages() as stages:
+        names = render_folder(scene, cameras, out, stages)
+    print(f"{out}: {', '.join(names) if len(names) < 5 else f'{names[0]} .. {names[-1]}, {len(names)} files'}")
+
+
+def serve(bind: str = DEFAULT_ADDRESS, device: Device = "auto") -> None:
+    """Serve Blender and other clients on this machine until Ctrl-C.
+
+    Args:
+        bind: address to listen at; only this machine's own (127.0.0.1, localhost, [::1], ipc://) are taken
+        device: where to compute
+    """
+    from backend.server import serve as run
+
+    run(bind, device)
+
+
+def train(
+    preset: str,
+    data: str,
+    out: Path,
+    steps: int | None = None,
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Train a model; checkpoints, log and sample sheets go to the run's folder.
+
+    Args:
+        preset: name of the model and its recipe, for example pixworld-small
+        data: "procedural", or the folder of a bank of scenes
+        out: folder of the run
+        steps: how many steps in all; the preset's own number without it
+        resume: continue the run in OUT
+    """
+    from pixworld.training.loop import train as run
+
+    run(preset, data, out, steps, resume)
+
+
+COMMANDS = {"reconstruct": reconstruct, "render": render, "serve": serve, "train": train}
+
+
+class Stages:
+    """Progress on stderr, called as (stage, step, steps): a bar a stage on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bars = Progress(*columns, console=console) if console.is_terminal else None
+        self._bar = None
+        self._stage, self._started = "", 0.0
+
+    def __enter__(self) -> Stages:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._finish()
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, stage: str, step: int, steps: int) -> None:
+        if stage != self._stage:
+            self._finish()
+            self._stage, self._started = stage, time.monotonic()
+            if self._bars:
+                self._bar = self._bars.add_task(stage, total=steps)
+            else:
+                print(f"{stage} ..", file=sys.stderr, flush=True)
+        if self._bars:
+            self._bars.update(self._bar, completed=step, total=steps)
+
+    def _finish(self) -> None:
+        if self._bars and self._bar is not None:
+            total = self._bars.tasks[self._bar].total
+            self._bars.update(self._bar, completed=total)
+            self._bars.stop_task(self._bar)
+        elif self._stage:
+            print(f"{self._stage}: {time.monotonic() - self._started:.1f} s", file=sys.stderr, flush=True)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command. What the user can mend is one sentence on stderr and exit code 2; an interruption is 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files go as with Ctrl-C
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="backend", description=__doc__, args=args)
+    except KeyboardInterrupt:
+        print("backend: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (BackendError, ProtocolError) as error:
+        _refuse(error)
+    except Exception as error:
+        # only now: these imports load torch, which `serve` and `--help` do without
+        from torch import OutOfMemoryError
+
+        from pixworld.views import Cancelled, InputError
+
+        if isinstance(error, InputError):
+            _refuse(error)
+        if isinstance(error, Cancelled):
+            sys.exit(130)
+        if isinstance(error, MemoryError | OutOfMemoryError):
+            _refuse("memory ran out; use fewer photos or a smaller --size")
+        raise
+
+
+def _refuse(message: object) -> None:
+    print(f"backend: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,163 @@
+"""Node trees written as formulas: `Field` wraps an output socket, and arithmetic on it adds nodes.
+
+Geometry and shader trees share the math nodes used here, so one helper serves both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bpy
+
+
+class Graph:
+    """A node tree being written."""
+
+    def __init__(self, tree: bpy.types.NodeTree) -> None:
+        tree.nodes.clear()
+        self.tree = tree
+        self._split: dict[bpy.types.NodeSocket, bpy.types.Node] = {}
+
+    def node(self, kind: str, *args: Any, into: dict[str, Any] | None = None, **settings: Any) -> bpy.types.Node:
+        """Add a node. `settings` are its properties; `args` feed its visible inputs in order, `into` by name.
+
+        A value is a Field, a socket or a constant; None leaves the input as it is.
+        """
+        node = self.tree.nodes.new(kind)
+        for name, value in settings.items():
+            setattr(node, name, value)
+        inputs = [s for s in node.inputs if s.enabled]
+        for socket, value in zip(inputs, args):
+            self.feed(socket, value)
+        for name, value in (into or {}).items():
+            self.feed(next(s for s in inputs if s.name == name), value)
+        return node
+
+    def feed(self, socket: bpy.types.NodeSocket, value: Any) -> None:
+        if isinstance(value, Field):
+            value = value.socket
+        if isinstance(value, bpy.types.NodeSocket):
+            self.tree.links.new(value, socket)
+        elif value is not None:
+            socket.default_value = value
+
+    def field(self, kind: str, *args: Any, output: str | None = None, **settings: Any) -> Field:
+        """Add a node and take its output of that name, else its first visible one."""
+        return self.out(self.node(kind, *args, **settings), output)
+
+    def out(self, node: bpy.types.Node, output: str | None = None) -> Field:
+        return Field(self, next(s for s in node.outputs if s.enabled and output in (None, s.name)))
+
+    def math(self, operation: str, *args: Any) -> Field:
+        return self.field("ShaderNodeMath", *args, operation=operation)
+
+    def vector_math(self, operation: str, *args: Any) -> Field:
+        return self.field("ShaderNodeVectorMath", *args, operation=operation)
+
+    def vector(self, x: Any, y: Any, z: Any) -> Field:
+        return self.field("ShaderNodeCombineXYZ", x, y, z)
+
+    def arrange(self) -> None:
+        """Lay the nodes out in columns by their depth, for those who open the tree."""
+        column: dict[bpy.types.Node, int] = {}
+        sources: dict[bpy.types.Node, list[bpy.types.Node]] = {n: [] for n in self.tree.nodes}
+        for link in self.tree.links:
+            sources[link.to_node].append(link.from_node)
+        for node in self.tree.nodes:  # made in the order of the formula: sources come first
+            column[node] = 1 + max((column.get(s, 0) for s in sources[node]), default=-1)
+        rows: dict[int, int] = {}
+        for node, x in column.items():
+            rows[x] = rows.get(x, -1) + 1
+            node.location = (200 * x, -160 * rows[x])
+
+
+class Field:
+    """An output socket: a float or a vector, as its type says."""
+
+    def __init__(self, graph: Graph, socket: bpy.types.NodeSocket) -> None:
+        self.graph, self.socket = graph, socket
+
+    @property
+    def is_vector(self) -> bool:
+        return self.socket.type in {"VECTOR", "RGBA"}
+
+    def _binary(self, operation: str, other: Any) -> Field:
+        if self.is_vector:
+            return self.graph.vector_math(operation, self, other)
+        return self.graph.math(operation, self, other)
+
+    def __add__(self, other: Any) -> Field:
+        return self._binary("ADD", other)
+
+    def __sub__(self, other: Any) -> Field:
+        return self._binary("SUBTRACT", other)
+
+    def __rsub__(self, other: float) -> Field:
+        return self.graph.math("SUBTRACT", other, self)
+
+    def __mul__(self, other: Any) -> Field:
+        """Product; a vector times a float scales it, a vector times a vector is component by component."""
+        if self.is_vector and not (isinstance(other, Field) and other.is_vector):
+            node = self.graph.node("ShaderNodeVectorMath", operation="SCALE")
+            self.graph.feed(node.inputs["Vector"], self)
+            self.graph.feed(node.inputs["Scale"], other)
+            return self.graph.out(node)
+        if isinstance(other, Field) and other.is_vector and not self.is_vector:
+            return other * self
+        return self._binary("MULTIPLY", other)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Field:
+        if self.is_vector and isinstance(other, Field) and not other.is_vector:
+            return self * (1.0 / other)
+        return self._binary("DIVIDE", other)
+
+    def __rtruediv__(self, other: float) -> Field:
+        return self.graph.math("DIVIDE", other, self)
+
+    def __lt__(self, other: Any) -> Field:
+        return self.graph.math("LESS_THAN", self, other)
+
+    def __gt__(self, other: Any) -> Field:
+        return self.graph.math("GREATER_THAN", self, other)
+
+    def min(self, other: Any) -> Field:
+        return self._binary("MINIMUM", other)
+
+    def max(self, other: Any) -> Field:
+        return self._binary("MAXIMUM", other)
+
+    def sqrt(self) -> Field:
+        return self.graph.math("SQRT", self)
+
+    def exp(self) -> Field:
+        return self.graph.math("EXPONENT", self)
+
+    def dot(self, other: Field) -> Field:
+        return self.graph.field("ShaderNodeVectorMath", self, other, operation="DOT_PRODUCT", output="Value")
+
+    def cross(self, other: Field) -> Field:
+        return self.graph.vector_math("CROSS_PRODUCT", self, other)
+
+    def normalized(self) -> Field:
+        return self.graph.vector_math("NORMALIZE", self)
+
+    def _component(self, name: str) -> Field:
+        split = self.graph._split
+        if self.socket not in split:
+            split[self.socket] = self.graph.node("ShaderNodeSeparateXYZ", self)
+        return self.graph.out(split[self.socket], name)
+
+    @property
+    def x(self) -> Field:
+        return self._component("X")
+
+    @property
+    def y(self) -> Field:
+        return self._component("Y")
+
+    @property
+    def z(self) -> Field:
+        return self._component("Z")

@@ -1,0 +1,68 @@
+"""The quality table of the README: real photo sets with given cameras, and procedural scenes that were held out.
+
+    python scripts/bench_quality.py --photos ../shared/data/real/eval --bank banks/heldout
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import tyro
+
+from backend.worker import make_options, reconstruct_folder
+from pixworld.checkpoint import load_checkpoint
+from pixworld.data.bank import Bank
+from pixworld.evaluation import no_hints, novel_views, point_hints
+
+
+def main(
+    photos: Path | None = None,
+    bank: Path | None = None,
+    checkpoint: Path | None = None,
+    out: Path = Path("out/bench"),
+    size: int = 256,
+    refine: int = 300,
+    scenes: int = 100,
+) -> None:
+    """Print both tables.
+
+    Args:
+        photos: folder of photo sets, each with its transforms.json; every 4th photo is held out
+        bank: folder of held-out procedural scenes
+        checkpoint: model to measure; the bundled one without it
+        out: folder for the reconstructions
+        size: short side of the photos, pixels
+        refine: refinement steps
+        scenes: of the bank, at most
+    """
+    if photos:
+        keys = ("baseline_nearest_view_psnr", "feedforward_psnr", "psnr")
+        print(f"| photo set, {size} px | nearest photo | predicted | refined | SSIM | Gaussians | seconds |")
+        print("|---|---|---|---|---|---|---|")
+        reports = []
+        for cameras in sorted(photos.glob("*/transforms.json")):
+            options = make_options(holdout=4, size=size, refine=refine, checkpoint=checkpoint)
+            name = cameras.parent.name
+            reconstruct_folder([cameras.parent], out / name, cameras, options, lambda *_: None)
+            report = json.loads((out / name / "report.json").read_text())
+            reports.append(report)
+            row = [f"{report[k]:.2f}" for k in keys]
+            row += [f"{report['ssim']:.3f}", f"{report['gaussians']:,}", f"{sum(report['seconds'].values()):.0f}"]
+            print("|", " | ".join([name, *row]), "|", flush=True)
+        print("|", " | ".join(["mean"] + [f"{sum(r[k] for r in reports) / len(reports):.2f}" for k in keys]), "| | | |")
+    if bank:
+        model, info = load_checkpoint(checkpoint)
+        held_out = Bank(bank)
+        views = [held_out.views(i) for i in range(min(scenes, len(held_out)))]
+        print(f"\n| {len(views)} held-out scenes, {info['name']} {info['hash']} | nearest view | PixWorld | gain | SSIM |")
+        print("|---|---|---|---|---|")
+        for label, context in (("4 views", (0, 2, 5, 7)), ("2 views, the path's ends", (0, 7)), ("2 near views", (2, 5))):
+            for known, hints in (("", no_hints), (", 100 depth points a view", point_hints(100))):
+                r = novel_views(model, views, context, hints)
+                print(f"| {label}{known} | {r['nearest']:.2f} | {r['psnr']:.2f} | {r['psnr'] - r['nearest']:+.2f} "
+                      f"| {r['ssim']:.3f} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

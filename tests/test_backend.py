@@ -1,0 +1,314 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+import zmq
+
+from backend import __version__, protocol
+from backend.client import BackendError, Client
+from backend.protocol import PROTOCOL, decode
+from backend.server import QUEUE_LIMIT, Server, loopback
+
+ROOT = Path(__file__).parents[1]
+
+
+def start_server(**limits):
+    """A service of its own process with the tasks of backend_jobs.py; returns (process, address)."""
+    code = "from backend import server; import sys; "
+    code += "".join(f"server.{name} = {value}; " for name, value in limits.items())
+    code += "server.serve('tcp://127.0.0.1:*', 'cpu', 'backend_jobs')"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    return process, process.stdout.readline().split()[4].rstrip(";")
+
+
+@pytest.fixture(scope="module")
+def address():
+    process, address = start_server(CANCEL_GRACE_S=1.0)
+    yield address
+    process.terminate()
+    assert process.wait(5) == 0
+
+
+@pytest.fixture
+def client(address):
+    with Client(address) as client:
+        yield client
+
+
+def until(client, job, kind):
+    """Poll until the first event of a kind; returns it."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for event in client.poll():
+            if (event.job, event.kind) == (job, kind):
+                return event
+        time.sleep(0.005)
+    raise AssertionError(f"no {kind}")
+
+
+def started(client, job):
+    while client.status(job)["state"] == "queued":
+        time.sleep(0.01)
+
+
+def test_hello(client):
+    hello = client.hello()
+    assert (hello["version"], hello["protocol"], hello["device"]) == (__version__, PROTOCOL, "cpu")
+
+
+def test_a_job(client):
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "big": np.ones(3_000_000)}
+    event = client.wait(client.submit("echo", {"x": [1, "two"]}, arrays))
+    assert event.kind == "result"
+    assert event.header["fields"] == {"x": [1, "two"]}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(event.arrays[name], 2 * array)
+    assert client.alive
+
+
+def test_progress_comes_in_order(client):
+    events = []
+    last = client.wait(client.submit("count", {"steps": 20}, {}), events.append)
+    assert last.kind == "result"
+    stages = [event.header["stage"] for event in events]
+    steps = [event.header["step"] for event in events if event.header["stage"] == "count"]
+    assert stages[0] == "queued" and steps == sorted(steps) and len(steps) >= 2
+
+
+def test_errors_say_what_is_wrong(client):
+    event = client.wait(client.submit("fail", {}, {}))
+    assert (event.kind, event.header["code"]) == ("error", "BAD_INPUT")
+    assert event.header["message"] == "these photos do not overlap; take more."
+    event = client.wait(client.submit("nothing", {}, {}))
+    assert (event.kind, event.header["code"]) == ("error", "UNSUPPORTED")
+
+
+def test_cancel_while_running_and_queued_and_over(client):
+    running = client.submit("count", {"steps": 1000}, {})
+    queued = client.submit("echo", {}, {})
+    started(client, running)
+    client.cancel(queued)
+    assert client.wait(queued).kind == "cancelled"
+    before = time.monotonic()
+    assert client.hello()["protocol"] == PROTOCOL
+    assert time.monotonic() - before < 0.5
+    client.cancel(running)
+    client.cancel(running)
+    assert client.wait(running).kind == "cancelled"
+    client.cancel(running)
+    assert client.status(running)["state"] == "cancelled"
+
+
+def test_submit_twice_is_one_job(client):
+    job = client.submit("count", {"steps": 10}, {})
+    assert client.submit("count", {"steps": 10}, {}, job=job) == job
+    assert client.wait(job).kind == "result"
+    client.submit("count", {"steps": 10}, {}, job=job)
+    assert client.wait(job).kind == "result"
+    client.submit("count", {"steps": 11}, {}, job=job)
+    assert client.wait(job).header["code"] == "ID_CONFLICT"
+
+
+def test_a_result_outlives_its_client(address, client):
+    with Client(address) as other:
+        job = other.submit("count", {"steps": 5}, {})
+        other.status(job)
+    while client.status(job)["state"] != "result":
+        time.sleep(0.02)
+    client.fetch(job)
+    assert client.wait(job).header["steps"] == 5
+    client.fetch("0" * 32)
+    assert client.wait("0" * 32).header["code"] == "UNKNOWN_JOB"
+
+
+def test_five_clients(address):
+    results = {}
+
+    def use(i):
+        with Client(address) as client:
+            jobs = [client.submit("echo", {"i": i, "k": k}, {"a": np.full(1000, i)}) for k in range(5)]
+            results[i] = [client.wait(job) for job in jobs]
+
+    threads = [threading.Thread(target=use, args=(i,)) for i in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    for i in range(5):
+        assert [event.header["fields"]["k"] for event in results[i]] == list(range(5))
+        assert all((event.arrays["a"] == 2 * i).all() for event in results[i])
+
+
+def test_a_full_queue_refuses(client):
+    blocker = client.submit("count", {"steps": 1000}, {})
+    started(client, blocker)
+    jobs = [client.submit("echo", {"i": i}, {}) for i in range(QUEUE_LIMIT + 3)]
+    refused = [client.wait(job) for job in jobs[QUEUE_LIMIT:]]
+    assert {event.header["code"] for event in refused} == {"BUSY"}
+    assert all(event.header["retry_after"] > 0 for event in refused)
+    assert client.status()["queued"] == QUEUE_LIMIT
+    client.cancel(blocker)
+    assert {client.wait(job).kind for job in jobs[:QUEUE_LIMIT]} == {"result"}
+
+
+def test_malformed_messages_are_answered(address, client):
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(address)
+
+        def ask(*frames):
+            socket.send_multipart(frames)
+            assert socket.poll(5000)
+            return decode(socket.recv_multipart())[0]
+
+        def pack(header, **outer):
+            return msgpack.packb({"protocol": PROTOCOL, "header": header, "arrays": [], **outer})
+
+        assert ask(b"\xc1")["code"] == "BAD_MESSAGE"
+        assert ask(b"")["code"] == "BAD_MESSAGE"
+        assert ask(pack({}), b"extra")["code"] == "BAD_MESSAGE"
+        assert ask(pack({"op": "steal"}))["code"] == "UNSUPPORTED"
+        assert ask(pack({"op": 7}))["code"] == "BAD_FIELD"
+        assert ask(pack({"op": "hello"}))["code"] == "BAD_FIELD"
+        assert ask(pack({"op": "submit", "job": "x" * 65}))["code"] == "BAD_FIELD"
+        assert ask(pack({"op": "status", "request": "1", "job": [1]}))["code"] == "BAD_FIELD"
+        assert ask(pack({"op": "ping", "jobs": [[]]}))["code"] == "BAD_FIELD"
+        reply = ask(pack({"op": "hello"}, protocol=2))
+        assert reply["code"] == "UNSUPPORTED" and "protocol 2" in reply["message"] and "protocol 1" in reply["message"]
+        assert ask(pack({"op": "submit", "job": "a", "task": "echo", "fields": 3}))["kind"] == "progress"
+        assert decode(socket.recv_multipart())[0]["code"] == "BAD_FIELD"
+    assert client.hello()["protocol"] == PROTOCOL
+
+
+def test_a_backend_of_another_protocol(client, monkeypatch):
+    monkeypatch.setattr(protocol, "PROTOCOL", 2)
+    with pytest.raises(BackendError, match=r"protocol 1.*protocol 2"):
+        client.hello()
+
+
+def test_a_dead_backend():
+    before = time.monotonic()
+    with Client("tcp://127.0.0.1:9") as client:
+        with pytest.raises(
+            BackendError, match=r"no backend answers at tcp://127\.0\.0\.1:9; start it with `backend serve`"
+        ):
+            client.hello()
+        with pytest.raises(BackendError, match="no backend"):
+            client.submit("echo", {}, {})
+        assert client.poll() == [] and not client.alive
+    assert time.monotonic() - before < 2.5
+    with pytest.raises(BackendError, match="not an address"):
+        Client("nonsense")
+
+
+def test_a_worker_that_dies_or_hangs_is_replaced(client):
+    job, waiting = client.submit("die", {}, {}), client.submit("echo", {}, {})
+    event = client.wait(job)
+    assert (event.kind, event.header["code"]) == ("error", "WORKER_DIED")
+    first = client.wait(waiting)
+    assert first.kind == "result"
+    job = client.submit("hang", {}, {})
+    started(client, job)
+    client.cancel(job)
+    assert client.wait(job).kind == "cancelled"
+    os_pid = client.wait(client.submit("echo", {}, {})).header["pid"]
+    assert os_pid != first.header["pid"]
+    os.kill(os_pid, signal.SIGKILL)  # while it has nothing to do
+    assert client.wait(client.submit("echo", {}, {})).kind in ("result", "error")
+    assert client.wait(client.submit("echo", {}, {})).kind == "result"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left_behind(number):
+    process, address = start_server()
+    with Client(address, timeout_s=5) as client:
+        worker = client.wait(client.submit("echo", {}, {})).header["pid"]
+        job = client.submit("count", {"steps": 1000}, {})
+        started(client, job)
+        process.send_signal(number)
+        assert process.wait(5) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
+        deadline = time.monotonic() + 3
+        while Path(f"/proc/{worker}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        client.timeout_s = 0.2
+        with pytest.raises(BackendError, match="no backend"):
+            client.wait(job)
+
+
+def test_results_are_dropped_when_they_are_too_old():
+    process, address = start_server(KEEP_JOBS=2)
+    try:
+        with Client(address) as client:
+            jobs = [client.submit("echo", {"i": i}, {}) for i in range(4)]
+            for job in jobs:
+                assert client.wait(job).kind == "result"
+            client.hello()
+            assert [client.status(job)["state"] for job in jobs] == ["unknown", "unknown", "result", "result"]
+    finally:
+        process.terminate()
+        process.wait(5)
+
+
+def test_a_restarted_backend_has_lost_its_jobs(tmp_path):
+    bind = f"ipc://{tmp_path}/backend"
+    code = f"from backend import server; server.serve({bind!r}, 'cpu', 'backend_jobs')"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+
+    def start():
+        return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.DEVNULL)
+
+    process = start()
+    with Client(bind) as client:
+        deadline = time.monotonic() + 10
+        while not client.alive and time.monotonic() < deadline:
+            client.poll()
+            time.sleep(0.02)
+        job = client.submit("count", {"steps": 1000}, {})
+        until(client, job, "progress")
+        process.kill()
+        process.wait()
+        process = start()
+        assert until(client, job, "error").header["code"] == "LOST"
+        assert client.alive
+    process.terminate()
+    process.wait(5)
+
+
+@pytest.mark.parametrize(
+    "bind, endpoint",
+    [
+        ("tcp://127.0.0.1:5555", "tcp://127.0.0.1:5555"),
+        ("tcp://127.0.0.1:*", "tcp://127.0.0.1:*"),
+        ("tcp://localhost:1", "tcp://127.0.0.1:1"),
+        ("tcp://[::1]:1", "tcp://[::1]:1"),
+        ("ipc:///tmp/x", "ipc:///tmp/x"),
+    ],
+)
+def test_loopback_addresses(bind, endpoint):
+    assert loopback(bind) == endpoint
+
+
+OTHERS = (
+    "tcp://0.0.0.0:1 tcp://*:1 tcp://[::]:1 tcp://192.168.1.2:1 tcp://example.org:1 tcp://eth0:1 udp://127.0.0.1:1 "
+    "tcp://127.0.0.1.example.org:1 inproc://x ipc:// tcp:// tcp://127.0.0.1 x"
+)
+
+
+@pytest.mark.parametrize("bind", ["", *OTHERS.split()])
+def test_other_addresses_are_refused(bind):
+    with pytest.raises(BackendError):
+        Server(bind)
+
+
+def test_an_address_in_use_is_refused(address):
+    with pytest.raises(BackendError, match="in use"):
+        Server(address)
