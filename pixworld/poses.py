@@ -48,7 +48,9 @@ _ENOUGH = 0.9  # of the photos registered: no need for the next scale
 _ALL_PAIRS = 40  # up to as many photos every pair is matched; above, neighbours by name and ever wider gaps
 _NEIGHBOURS = 10
 _MIN_MATCHES = 15  # of a pair of photos
-_MAX_RATIO = 0.8  # of the angle to the nearest descriptor, to that to the second nearest
+# Laxer than COLMAP's defaults (0.8, 0.0067): plain surfaces need the weaker features, and verification sorts them out.
+_MAX_RATIO = 0.85  # of the angle to the nearest descriptor, to that to the second nearest
+_PEAK_THRESHOLD = 0.003  # contrast of a feature
 _MAX_ANGLE = 0.7  # radians between matching descriptors
 _MAX_ERROR_PX = 2.0  # mean reprojection error of the points that are kept, at the size features were sought at
 
@@ -163,6 +165,7 @@ def _extract(images: Sequence[np.ndarray], max_features: int, on_progress: OnPro
     options.use_gpu = False
     options.num_threads = 1
     options.sift.max_num_features = max_features
+    options.sift.peak_threshold = _PEAK_THRESHOLD
 
     def extract(image: np.ndarray) -> _Features:
         extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
@@ -284,6 +287,10 @@ def _structure_from_motion(
         options.mapper.init_min_tri_angle = 4
         options.mapper.init_min_num_inliers = 40
         options.mapper.abs_pose_min_num_inliers = 15
+        # tracks of two photos hold a model of few photos together
+        options.triangulation.ignore_two_view_tracks = False
+        # for photos whose matches saw no common point yet; it can take minutes, without a callback
+        options.structure_less_registration_fallback = False
         registered = itertools.count(2)
         on_progress("mapping", 0, len(photos))
         models = pycolmap.incremental_mapping(
@@ -382,7 +389,7 @@ def _triangulate(
         options.num_threads = _threads()
         options.random_seed = seed
         options.extract_colors = False
-        options.triangulation.ignore_two_view_tracks = False  # two photos have no others
+        options.triangulation.ignore_two_view_tracks = False
         model = pycolmap.triangulate_points(model, database, folder, folder, options=options)
         on_progress("mapping", 1, 1)
     model.update_point_3d_errors()

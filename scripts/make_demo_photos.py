@@ -16,6 +16,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import bpy
@@ -41,7 +42,7 @@ rng = np.random.default_rng(SEED)
 
 
 def fractal(h: int, w: int, slope: float = 1.3, stretch: float = 1.0) -> np.ndarray:
-    """Tileable noise [h w] with a 1/f^slope amplitude spectrum, zero mean, unit variance; drawn out along x by `stretch`."""
+    """Tileable noise [h w], 1/f^slope amplitudes, zero mean, unit variance; drawn out along x by `stretch`."""
     fy, fx = np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w)[None] * stretch
     radius = np.hypot(fy, fx)
     radius[0, 0] = np.inf
@@ -78,7 +79,7 @@ def planks(size: int = 2048, rows: int = 36) -> np.ndarray:
     """Oak floor: boards of one width, random joints, each with its own grain and tone."""
     grain, out = wood((0.62, 0.45, 0.30), size), np.empty((size, size, 3))
     edges = np.linspace(0, size, rows + 1).astype(int)
-    for top, bottom in zip(edges[:-1], edges[1:]):
+    for top, bottom in pairwise(edges):
         joints = np.sort(rng.integers(0, size, 4))
         for left, right in zip([0, *joints], [*joints, size]):
             shift = rng.integers(0, size, 2)
@@ -141,27 +142,14 @@ def rug(w: int = 1600, h: int = 1160) -> np.ndarray:
     out[flowers < -0.7], out[flowers < -1.05] = teal, cream
     angle, radius = np.arctan2(y, x), np.hypot(x / 1.35, y)
     rosettes = np.cos(24 * angle) * np.cos(9 * radius)
-    for scale, color in [
-        (3.4, navy),
-        (3.1, cream),
-        (2.8, teal),
-        (2.0, gold),
-        (1.8, red),
-        (1.1, cream),
-        (0.8, navy),
-        (0.35, gold),
-    ]:
+    rings = zip((3.4, 3.1, 2.8, 2.0, 1.8, 1.1, 0.8, 0.35), (navy, cream, teal, gold, red, cream, navy, gold))
+    for scale, color in rings:
         out[radius < scale * (1 + 0.05 * np.cos(16 * angle) + 0.03 * np.cos(48 * angle))] = color
     out[(radius < 3.0) & (rosettes > 0.6)] = gold
     out[(radius < 2.9) & (rosettes < -0.7)] = navy
     border = np.sin(6 * x) * np.sin(6 * y)
-    for depth, color, other in [
-        (1.45, gold, gold),
-        (1.35, navy, cream),
-        (0.55, gold, gold),
-        (0.45, red, cream),
-        (0.12, navy, navy),
-    ]:
+    bands = zip((1.45, 1.35, 0.55, 0.45, 0.12), (gold, navy, gold, red, navy), (gold, cream, gold, cream, navy))
+    for depth, color, other in bands:
         out[edge < depth] = color
         out[(edge < depth) & (border > 0.35)] = other
     faded = np.clip(0.16 + 0.09 * fractal(h, w, 1.2), 0, 0.5)[..., None]
@@ -206,7 +194,7 @@ def print_cloth(ground: Sequence[float], colors: Sequence[Sequence[float]], size
 
 def cover(w: int, h: int) -> np.ndarray:
     """A book cover or spine: cloth, bands, an ornament and something that looks like lettering."""
-    base = np.array(BOOK_COLORS[rng.integers(len(BOOK_COLORS))]) * rng.uniform(0.8, 1.15)
+    base = BOOK_COLORS[rng.integers(len(BOOK_COLORS))] * rng.uniform(0.8, 1.15)
     ink = (0.92, 0.86, 0.68) if base.mean() < 0.45 else (0.16, 0.13, 0.14)
     image, draw = canvas(w, h, base)
     for y in rng.uniform(0.04, 0.96, rng.integers(2, 5)) * h:
@@ -227,24 +215,12 @@ def cover(w: int, h: int) -> np.ndarray:
     return np.clip(drawn(image) * (1 + 0.05 * fractal(h, w, 0.5))[..., None], 0, 1)
 
 
-BOOK_COLORS = [
-    *[
-        (0.55, 0.14, 0.12),
-        (0.14, 0.22, 0.38),
-        (0.16, 0.34, 0.26),
-        (0.80, 0.70, 0.50),
-        (0.72, 0.42, 0.16),
-        (0.30, 0.18, 0.14),
-    ],
-    *[
-        (0.86, 0.82, 0.74),
-        (0.24, 0.42, 0.50),
-        (0.62, 0.26, 0.34),
-        (0.42, 0.44, 0.24),
-        (0.12, 0.12, 0.14),
-        (0.78, 0.60, 0.22),
-    ],
-]
+BOOK_COLORS = np.array(
+    [
+        [0.55, 0.14, 0.12, 0.14, 0.22, 0.38, 0.16, 0.34, 0.26, 0.80, 0.70, 0.50, 0.72, 0.42, 0.16, 0.30, 0.18, 0.14],
+        [0.86, 0.82, 0.74, 0.24, 0.42, 0.50, 0.62, 0.26, 0.34, 0.42, 0.44, 0.24, 0.12, 0.12, 0.14, 0.78, 0.60, 0.22],
+    ]
+).reshape(12, 3)
 
 
 def landscape(w: int = 700, h: int = 520) -> np.ndarray:
@@ -439,7 +415,7 @@ def sheet(shape: Callable, nu: int, nv: int, mat, at=(0, 0, 0), turn=(0, 0, 0)) 
 
 
 def lathe(profile: Sequence[tuple[float, float]], at, mat, turn=(0, 0, 0)) -> bpy.types.Object:
-    """Turn a profile of (radius, height) around z; corners are rounded by sampling a smooth curve through it."""
+    """Turn a profile of (radius, height) around z; its corners are smoothed."""
     profile = np.asarray(profile, float)
     knots = np.linspace(0, 1, len(profile))
 
@@ -595,15 +571,9 @@ def shell() -> None:
         for k in range(70):
             y = 0.30 + 2.05 * (k / 69 - 0.5) + side * 0.10
             x = -0.25 + side * 1.45
-            tube(
-                [
-                    (x, y, 0.012),
-                    (x + side * 0.04, y + rng.normal(0, 0.01), 0.008),
-                    (x + side * 0.08, y + rng.normal(0, 0.02), 0.004),
-                ],
-                0.004,
-                fringe,
-            )
+            middle = (x + side * 0.04, y + rng.normal(0, 0.01), 0.008)
+            end = (x + side * 0.08, y + rng.normal(0, 0.02), 0.004)
+            tube([(x, y, 0.012), middle, end], 0.004, fringe)
 
 
 def sofa_corner(walnut) -> None:
@@ -654,21 +624,18 @@ def armchair(oak) -> None:
         roughness=0.9,
     )
     parts = [
-        (soft((0.66, 0.64, 0.20), (0, 0, 0.40), cloth_mat, power=6), 0),
-        (soft((0.64, 0.18, 0.62), (0, 0.32, 0.70), cloth_mat, (-16, 0, 0), power=5), 0),
+        soft((0.66, 0.64, 0.20), (0, 0, 0.40), cloth_mat, power=6),
+        soft((0.64, 0.18, 0.62), (0, 0.32, 0.70), cloth_mat, (-16, 0, 0), power=5),
     ]
     for side in (-1, 1):
-        parts.append((box((0.06, 0.70, 0.045), (side * 0.37, 0.0, 0.60), oak, bevel=0.015), 0))
-        for y in (-0.30, 0.30):
-            parts.append(
-                (box((0.05, 0.05, 0.60), (side * 0.37, y, 0.30), oak, (4 if y < 0 else -6, 0, 0), bevel=0.012), 0)
-            )
-    parts.append((box((0.74, 0.04, 0.06), (0, -0.30, 0.32), oak), 0))
-    parts.append((box((0.74, 0.04, 0.06), (0, 0.30, 0.32), oak), 0))
-    for thing, _ in parts:
-        thing.matrix_world = (
-            Matrix.Translation((*at, 0)) @ Matrix.Rotation(math.radians(turn), 4, "Z") @ thing.matrix_basis
-        )
+        parts.append(box((0.06, 0.70, 0.045), (side * 0.37, 0.0, 0.60), oak, bevel=0.015))
+        for y, splay in ((-0.30, 4), (0.30, -6)):
+            parts.append(box((0.05, 0.05, 0.60), (side * 0.37, y, 0.30), oak, (splay, 0, 0), bevel=0.012))
+    for y in (-0.30, 0.30):
+        parts.append(box((0.74, 0.04, 0.06), (0, y, 0.32), oak))
+    place = Matrix.Translation((*at, 0)) @ Matrix.Rotation(math.radians(turn), 4, "Z")
+    for part in parts:
+        part.matrix_world = place @ part.matrix_basis
     knit = material(cloth((0.30, 0.44, 0.42), (0.80, 0.76, 0.62)), "uv", roughness=1.0)
     pillow(0.40, (at[0] - 0.12, at[1] + 0.04, 0.66), knit, (66, 10, turn))
 
@@ -697,24 +664,12 @@ def coffee_table(oak) -> None:
     lying_book(0.25, 0.32, 0.04, (x - 0.2, y, 0.202), 80)
     lying_book(0.22, 0.29, 0.03, (x + 0.22, y + 0.03, 0.196), 100)
 
-    glaze = np.clip(tint(1 + 0.05 * fractal(512, 512, 1.0), (0.22, 0.40, 0.50)), 0, 1)
+    glaze = tint(1 + 0.05 * fractal(512, 512, 1.0), (0.22, 0.40, 0.50))
     glaze[200:230], glaze[260:272] = (0.88, 0.84, 0.72), (0.70, 0.42, 0.22)
     vase = material(glaze, "uv", roughness=0.15)
-    lathe(
-        [
-            (0, 0),
-            (0.05, 0),
-            (0.075, 0.06),
-            (0.07, 0.13),
-            (0.03, 0.19),
-            (0.028, 0.22),
-            (0.04, 0.24),
-            (0.03, 0.235),
-            (0.02, 0.2),
-        ],
-        (x + 0.12, y + 0.12, top),
-        vase,
-    )
+    belly = [(0, 0), (0.05, 0), (0.075, 0.06), (0.07, 0.13)]
+    neck = [(0.03, 0.19), (0.028, 0.22), (0.04, 0.24), (0.03, 0.235), (0.02, 0.2)]
+    lathe(belly + neck, (x + 0.12, y + 0.12, top), vase)
     stem = material((0.22, 0.36, 0.14))
     leaves = material(foliage((0.30, 0.44, 0.20)), "uv", translucent=0.3)
     petals = [
@@ -733,7 +688,7 @@ def coffee_table(oak) -> None:
         for ring, (count, lift) in enumerate(((9, 15), (7, 45), (5, 70))):
             for j in range(count):
                 leaf(0.048 - 0.008 * ring, 0.026, tip, j * 360 / count + 20 * ring, lift, 25, petals[k % 3])
-        soft((0.018, 0.018, 0.012), tip + (0, 0, 0.008), material((0.35, 0.22, 0.06)), power=2)
+        soft((0.018, 0.018, 0.012), tip + np.array([0, 0, 0.008]), material((0.35, 0.22, 0.06)), power=2)
 
     clay = material(tint(1 + 0.08 * fractal(512, 512, 0.8, 6), (0.78, 0.72, 0.62)), "uv", roughness=0.35)
     cx, cy = x + 0.40, y - 0.08
@@ -744,55 +699,26 @@ def coffee_table(oak) -> None:
     )
     peels = [(0.92, 0.46, 0.08), (0.72, 0.14, 0.10), (0.48, 0.56, 0.14), (0.90, 0.72, 0.16)]
     peel_mats = [material(tint(1 + 0.13 * fractal(256, 256, 1.0), c), scale=0.2, roughness=0.35) for c in peels]
-    spots = [
-        (0.06, 0, 0.07),
-        (-0.035, 0.06, 0.07),
-        (-0.04, -0.055, 0.07),
-        (0.03, -0.075, 0.085),
-        (0.045, 0.075, 0.085),
-        (0.0, 0.0, 0.115),
-    ]
+    spots = zip((0.06, -0.035, -0.04, 0.03, 0.045, 0), (0, 0.06, -0.055, -0.075, 0.075, 0), (7, 7, 7, 8.5, 8.5, 11.5))
     for k, (dx, dy, dz) in enumerate(spots):
-        soft(
-            (0.074, 0.074, 0.068),
-            (cx + dx, cy + dy, top + dz),
-            peel_mats[k % 4],
-            (20 * k, 30, 0),
-            power=2.1,
-            dents=0.006,
-        )
+        place = (cx + dx, cy + dy, top + dz / 100)
+        soft((0.074, 0.074, 0.068), place, peel_mats[k % 4], (20 * k, 30, 0), power=2.1, dents=0.006)
     mug = material(print_cloth((0.88, 0.86, 0.80), [(0.24, 0.36, 0.50), (0.70, 0.36, 0.24)], 400), "uv", roughness=0.2)
     lathe(
         [(0, 0), (0.036, 0), (0.04, 0.01), (0.04, 0.09), (0.036, 0.09), (0.035, 0.02), (0, 0.015)],
         (x - 0.12, y - 0.2, top),
         mug,
     )
-    tube(
-        [
-            (x - 0.085, y - 0.22, top + 0.075),
-            (x - 0.045, y - 0.24, top + 0.075),
-            (x - 0.045, y - 0.24, top + 0.025),
-            (x - 0.085, y - 0.22, top + 0.025),
-        ],
-        0.006,
-        mug,
-    )
+    handle = ((-0.085, -0.22, 0.075), (-0.045, -0.24, 0.075), (-0.045, -0.24, 0.025), (-0.085, -0.22, 0.025))
+    tube([(x + dx, y + dy, top + dz) for dx, dy, dz in handle], 0.006, mug)
 
     # a knitted pouf beside the table
-    knit = tint(
-        0.8
-        + 0.25
-        * np.abs(np.sin(np.arange(512) * 2 * np.pi / 32))[:, None]
-        * np.abs(np.sin(np.arange(512) * 2 * np.pi / 16 + np.arange(512)[:, None] * 0.1))
-        + 0.05 * fractal(512, 512, 0.8),
-        (0.80, 0.62, 0.34),
-    )
-    pouf = material(np.clip(knit, 0, 1), "uv", roughness=1.0, bump=0.012)
-    lathe(
-        [(0, 0.0), (0.2, 0.0), (0.28, 0.1), (0.29, 0.2), (0.26, 0.31), (0.15, 0.36), (0, 0.365)],
-        (0.93, 0.45, 0.01),
-        pouf,
-    )
+    i = np.arange(512)
+    rows, loops = np.abs(np.sin(i * 2 * np.pi / 32))[:, None], np.abs(np.sin(i * 2 * np.pi / 16 + i[:, None] * 0.1))
+    knit = tint(0.8 + 0.25 * rows * loops + 0.05 * fractal(512, 512, 0.8), (0.80, 0.62, 0.34))
+    pouf = material(knit, "uv", roughness=1.0, bump=0.012)
+    drum = [(0, 0.0), (0.2, 0.0), (0.28, 0.1), (0.29, 0.2), (0.26, 0.31), (0.15, 0.36), (0, 0.365)]
+    lathe(drum, (0.93, 0.45, 0.01), pouf)
 
 
 def bookshelf(walnut) -> None:
@@ -816,13 +742,8 @@ def bookshelf(walnut) -> None:
                 d = rng.uniform(0.16, 0.22)
                 spine = material(cover(max(24, int(1400 * w)), 400), "xz", roughness=rng.uniform(0.3, 0.7))
                 tilt = rng.choice([0, 0, 0, 0, rng.uniform(2, 5)])
-                box(
-                    (w - 0.001, d, h),
-                    (x + w / 2, y - 0.13 + d / 2 + rng.uniform(0, 0.02), z + 0.013 + h / 2),
-                    spine,
-                    (0, tilt, 0),
-                    bevel=0.003,
-                )
+                place = (x + w / 2, y - 0.13 + d / 2 + rng.uniform(0, 0.02), z + 0.013 + h / 2)
+                box((w - 0.001, d, h), place, spine, (0, tilt, 0), bevel=0.003)
                 x += w + 0.001 + (h * math.sin(math.radians(tilt)) * 0.6)
             if gap == 1:
                 ornament((stop + 0.07, y - 0.04, z + 0.013), row + column)
@@ -871,14 +792,10 @@ def framed(picture: np.ndarray, w: float, h: float, at, wall: str, frame_mat) ->
     """A picture with mat and frame; `wall` is "back" (seen from -y) or "right" (seen from -x)."""
     turn = Matrix.Rotation(math.radians(-90), 4, "Z") if wall == "right" else Matrix.Identity(4)
     rim, depth = 0.035, 0.03
+    print_mat = material(picture, "uv", roughness=0.5)
     parts = [
         box((w, 0.008, h), (0, 0, 0), material((0.90, 0.88, 0.82), roughness=0.9), bevel=0.001),
-        sheet(
-            lambda u, v: ((u - 0.5) * 0.80 * w, -0.0055, (v - 0.5) * 0.82 * h),
-            2,
-            2,
-            material(picture, "uv", roughness=0.5),
-        ),
+        sheet(lambda u, v: ((u - 0.5) * 0.80 * w, -0.0055, (v - 0.5) * 0.82 * h), 2, 2, print_mat),
     ]
     for side in (-1, 1):
         parts.append(box((rim, depth, h + rim), (side * w / 2, -depth / 3, 0), frame_mat, bevel=0.004))
@@ -900,9 +817,8 @@ def pictures(oak, walnut) -> None:
 
 
 def plant(at) -> None:
-    basket = 0.75 + 0.3 * np.abs(np.sin(np.arange(512) * 2 * np.pi / 42))[:, None] * np.abs(
-        np.sin(np.arange(512) * 2 * np.pi / 26)
-    )
+    i = np.arange(512)
+    basket = 0.75 + 0.3 * np.abs(np.sin(i * 2 * np.pi / 42))[:, None] * np.abs(np.sin(i * 2 * np.pi / 26))
     weave = material(tint(basket + 0.08 * fractal(512, 512, 0.8), (0.70, 0.54, 0.34)), "uv", roughness=0.9, bump=0.01)
     lathe([(0, 0), (0.16, 0), (0.21, 0.14), (0.22, 0.30), (0.20, 0.36), (0.18, 0.36), (0, 0.31)], at, weave)
     green = [
@@ -910,24 +826,18 @@ def plant(at) -> None:
         for c in ((0.22, 0.38, 0.18), (0.30, 0.46, 0.20), (0.17, 0.32, 0.20))
     ]
     trunk = material(wood((0.36, 0.26, 0.17)), roughness=0.9)
-    base = np.array(at) + (0, 0, 0.3)
+    base = np.add(at, (0, 0, 0.3))
     for stem in range(4):
         around = 1.2 + stem * 1.57
-        top = base + (0.20 * math.cos(around), 0.20 * math.sin(around), rng.uniform(0.75, 1.25))
-        bend = (base + top) / 2 + (0.04, -0.03, 0)
+        top = np.add(base, (0.20 * math.cos(around), 0.20 * math.sin(around), rng.uniform(0.75, 1.25)))
+        bend = (base + top) / 2 + np.array([0.04, -0.03, 0])
         tube([base, bend, top], 0.011, trunk)
         for k in range(12):
             t = 0.25 + 0.75 * k / 11
             point = (1 - t) ** 2 * base + 2 * t * (1 - t) * bend + t**2 * top
-            leaf(
-                rng.uniform(0.20, 0.30),
-                rng.uniform(0.10, 0.14),
-                point,
-                k * 137.5 + stem * 40,
-                rng.uniform(30, 70) * (0.6 + 0.4 * t),
-                rng.uniform(60, 100),
-                green[k % 3],
-            )
+            length, width = rng.uniform(0.20, 0.30), rng.uniform(0.10, 0.14)
+            lift, droop = rng.uniform(30, 70) * (0.6 + 0.4 * t), rng.uniform(60, 100)
+            leaf(length, width, point, k * 137.5 + stem * 40, lift, droop, green[k % 3])
 
 
 def lights() -> None:
@@ -938,13 +848,12 @@ def lights() -> None:
     lathe([(0, 0), (0.14, 0), (0.14, 0.015), (0.02, 0.03), (0, 0.03)], (x, y, 0), brass)
     tube([(x, y, z) for z in (0.02, 0.5, 1.0, 1.36)], 0.011, brass)
     shade = material(cloth((0.92, 0.84, 0.68), size=512), "uv", roughness=0.9, translucent=0.55)
-    sheet(
-        lambda u, v: ((0.19 - 0.06 * v) * np.cos(2 * np.pi * u), (0.19 - 0.06 * v) * np.sin(2 * np.pi * u), 0.26 * v),
-        49,
-        2,
-        shade,
-        (x, y, 1.24),
-    )
+
+    def cone(u, v):
+        r = 0.19 - 0.06 * v
+        return r * np.cos(2 * np.pi * u), r * np.sin(2 * np.pi * u), 0.26 * v
+
+    sheet(cone, 49, 2, shade, (x, y, 1.24))
     light("POINT", 22, (x, y, 1.36), (1.0, 0.70, 0.42)).data.shadow_soft_size = 0.05
 
     window = light("AREA", 150, (-2.72, 0.4, 1.5), (0.86, 0.93, 1.0), (0, -90, 0))

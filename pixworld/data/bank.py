@@ -12,14 +12,19 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
+from einops import rearrange
 from jaxtyping import Float, UInt8
+from PIL import Image
 from rich.progress import Progress
 
 from pixworld.cameras import Cameras
@@ -76,32 +81,46 @@ def build_bank(
     folder = Path(folder)
     if folder.exists():
         raise InputError(f"{folder} exists already; choose another folder, or remove it first")
+    if scenes < 1 or workers < 1:
+        raise InputError("a bank needs at least one scene and one worker; give --scenes and --workers above zero")
     settings = {"scenes": scenes, "seed": seed, "height": height, "width": width, "views": views}
     settings["textures"] = None if textures is None else Path(textures).name
     partial = folder.with_name(folder.name + ".partial")
     record = partial / "meta.json"
     if not record.exists():
-        images = library(textures)
-        partial.mkdir(parents=True, exist_ok=True)
-        _save(partial / "texels.npy", mipmaps(images))
-        record.write_text(json.dumps(settings))
-    elif (other := json.loads(record.read_text())) != settings:
-        raise InputError(f"{partial} holds an unfinished bank of other settings ({other}); remove it, or use those settings")
+        texels = mipmaps(library(textures))
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            _save(partial / "texels.npy", texels)
+            _write(record, settings)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
+    elif json.loads(record.read_text()) != settings:
+        raise InputError(
+            f"{partial} holds an unfinished bank with other settings; remove it, or give the same settings"
+        )
     starts = [s for s in range(0, scenes, SHARD) if not (partial / f"{s:08d}.json").exists()]
     began, made = time.perf_counter(), 0
-    with (
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
-        Progress() as progress,
-    ):
-        task = progress.add_task(f"tracing {scenes} scenes", total=scenes, completed=scenes - SHARD * len(starts))
-        jobs = [pool.submit(_shard, partial, settings, start) for start in starts]
-        for job in as_completed(jobs):
-            made += job.result()
+    with Progress() as progress:
+        task = progress.add_task(
+            f"tracing {scenes} scenes", total=scenes, completed=max(0, scenes - SHARD * len(starts))
+        )
+        for count in _shards(partial, settings, starts, workers):
+            made += count
             rate = made / (time.perf_counter() - began)
-            progress.update(task, advance=job.result(), description=f"tracing {scenes} scenes, {rate:.1f} scenes/s")
+            progress.update(task, advance=count, description=f"tracing {scenes} scenes, {rate:.1f} scenes/s")
     seconds = time.perf_counter() - began
-    _merge(partial, folder, {**settings, "built_scenes_per_s": round(made / seconds, 2), "workers": workers})
+    _merge(partial, folder, settings)
     print(f"{folder}: {made} scenes in {seconds:.0f} s = {made / seconds:.1f} scenes/s with {workers} workers")
+
+
+def _shards(partial: Path, settings: dict, starts: list[int], workers: int) -> Iterator[int]:
+    """Make the shards, in this process or in several, and tell the scenes of each as it is done."""
+    if workers == 1:
+        yield from (_shard(partial, settings, start) for start in starts)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_shard, repeat(partial), repeat(settings), starts)
 
 
 def _shard(partial: Path, settings: dict, start: int) -> int:
@@ -118,9 +137,7 @@ def _shard(partial: Path, settings: dict, start: int) -> int:
         captions.append(scene.caption)
     for name, values in columns.items():
         _save(partial / f"{start:08d}.{name}.npy", np.stack(values).astype(ARRAYS[name]))
-    temporary = partial / f"{start:08d}.json.tmp"
-    temporary.write_text(json.dumps(captions))
-    temporary.rename(partial / f"{start:08d}.json")
+    _write(partial / f"{start:08d}.json", captions)
     return len(captions)
 
 
@@ -138,8 +155,8 @@ def _merge(partial: Path, folder: Path, meta: dict) -> None:
             out[start : start + len(part)] = part
         out.flush()
     captions = [text for start in starts for text in json.loads((partial / f"{start:08d}.json").read_text())]
-    (whole / "captions.json").write_text(json.dumps(captions))
-    (whole / "meta.json").write_text(json.dumps(meta, indent=2))
+    _write(whole / "captions.json", captions)
+    _write(whole / "meta.json", meta)
     os.replace(whole, folder)
     shutil.rmtree(partial)
 
@@ -149,6 +166,25 @@ def _save(path: Path, array: np.ndarray) -> None:
     with temporary.open("wb") as file:
         np.save(file, array)
     temporary.rename(path)
+
+
+def _write(path: Path, value: object) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.rename(path)
+
+
+def contact_sheet(bank: Bank, path: Path, scenes: int = 24, columns: int = 2) -> None:
+    """A PNG to look at: five views along the path and the last one's inverse depth, a scene a row."""
+    strips = []
+    for i in range(min(len(bank), scenes)):
+        images, depth = bank.arrays["images"][i], bank.arrays["depth"][i, -1].astype(float)
+        near = np.where(depth > 0, np.median(depth[depth > 0]) / np.maximum(depth, 1e-6), 0)
+        near = (255 * np.clip(near / 2.5, 0, 1)).astype(np.uint8)[..., None].repeat(3, -1)
+        strips.append(np.concatenate([*images[np.linspace(0, len(images) - 1, 5).astype(int)], near], axis=1))
+    strips += [np.zeros_like(strips[0])] * (-len(strips) % columns)
+    sheet = rearrange(np.stack(strips), "(c r) h w k -> (r h) (c w) k", c=columns)
+    Image.fromarray(sheet).save(path)
 
 
 def make_scene(
@@ -212,9 +248,24 @@ def worth_seeing(frames: UInt8[np.ndarray, "v h w 3"]) -> bool:
     return bool(spread.min() > 12 and mean.min() > 25 and mean.max() < 230)
 
 
-def main(out: tyro.conf.Positional[Path], scenes: int, seed: int, textures: Path | None = None, workers: int = 2) -> None:
-    """Build a bank of procedural scenes."""
-    build_bank(out, scenes, seed, workers=workers, textures=textures)
+def main(
+    out: tyro.conf.Positional[Path], scenes: int, seed: int, textures: Path | None = None, workers: int = 2
+) -> None:
+    """Build a bank of procedural scenes, and a contact sheet of its first ones.
+
+    Args:
+        out: the folder to make.
+        scenes: how many scenes.
+        seed: banks of different seeds share no scene.
+        textures: a folder of jpg photos to put on surfaces, besides the synthetic textures.
+        workers: processes.
+    """
+    try:
+        build_bank(out, scenes, seed, workers=workers, textures=textures)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+    contact_sheet(Bank(out), out / "sheet.png")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A CPU ray tracer for procedural scenes: supersampled colour and exact z-depth (numba, no compiler needed).
 
-Every primitive is a convex unit shape behind an affine map, so one ray meets it in an interval [near, far]. Primary rays
-are culled by 8 x 8 pixel tiles (cone against bounding spheres), shadow rays by bounding spheres. `trace_torch` says the
-same in torch; keep the two alike.
+Every primitive is a convex unit shape behind an affine map, so a ray meets it in an interval [near, far]. Primary rays
+are culled by 8 x 8 pixel tiles (cone against bounding spheres), shadow rays by bounding spheres. `trace_torch` says
+the same in torch; keep the two alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numba import njit
 
-from pixworld.data.procedural import (
+from pixworld.data.procedural import Scene
+from pixworld.data.things import (
     BOX,
     BRICK,
     CELLS,
@@ -26,7 +27,6 @@ from pixworld.data.procedural import (
     SPECKLE,
     STRIPES,
     TEXTURE_SIZE,
-    Scene,
     World,
 )
 
@@ -39,6 +39,8 @@ LEVEL_START = np.cumsum([0] + [(TEXTURE_SIZE >> k) ** 2 for k in range(LEVELS)])
 _byte = np.arange(256) / 255
 LINEAR = np.where(_byte <= 0.04045, _byte / 12.92, ((_byte + 0.055) / 1.055) ** 2.4)  # sRGB byte to linear light
 
+# The kernels allocate nothing. Without `_nrt=False` numba counts references to every array of World at every call, with
+# atomic operations that cost as much as the tracing does.
 _jit = njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
 
 
@@ -63,9 +65,8 @@ def _hash(x, y, seed):
 
 @_jit
 def _value_noise(x, y, seed):
-    fx, fy = math.floor(x), math.floor(y)
-    i, j = int(fx), int(fy)
-    a, b = x - fx, y - fy
+    i, j = math.floor(x), math.floor(y)
+    a, b = x - i, y - j
     a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
     low = _hash(i, j, seed) * (1 - a) + _hash(i + 1, j, seed) * a
     high = _hash(i, j + 1, seed) * (1 - a) + _hash(i + 1, j + 1, seed) * a
@@ -89,13 +90,12 @@ def _fbm(x, y, seed, footprint):
 @_jit
 def _texel(texels, image, u, v, footprint):
     """Bilinear lookup in the mip level that fits the footprint (in image widths); images repeat mirrored."""
-    level = int(math.floor(math.log2(max(footprint * TEXTURE_SIZE, 1.0)) + 0.5))
+    level = math.floor(math.log2(max(footprint * TEXTURE_SIZE, 1.0)) + 0.5)
     level = min(level, LEVELS - 1)
     n = TEXTURE_SIZE >> level
     x, y = u * n - 0.5, v * n - 0.5
-    fx, fy = math.floor(x), math.floor(y)
-    i, j = int(fx), int(fy)
-    a, b = x - fx, y - fy
+    i, j = math.floor(x), math.floor(y)
+    a, b = x - i, y - j
     r, g, bl = 0.0, 0.0, 0.0
     for dj in range(2):
         row = (j + dj) % (2 * n)
@@ -115,7 +115,7 @@ def _texel(texels, image, u, v, footprint):
 @_jit
 def _cells(x, y, seed):
     """Voronoi: the id of the nearest of one random point a cell, and by how much the second is farther."""
-    i, j = int(math.floor(x)), int(math.floor(y))
+    i, j = math.floor(x), math.floor(y)
     first, second, name = 9.0, 9.0, 0.0
     for dj in range(-1, 2):
         for di in range(-1, 2):
@@ -146,7 +146,7 @@ def _albedo(world, texels, m, u, v, footprint):
         r, g, b = r * ca[0], g * ca[1], b * ca[2]
     else:
         if pattern == CHECKER:
-            mix = float((int(math.floor(x)) + int(math.floor(y))) & 1)
+            mix = float((math.floor(x) + math.floor(y)) & 1)
         elif pattern == STRIPES:
             mix = 1.0 if x - math.floor(x) < 0.45 else 0.0
         elif pattern == NOISE:
@@ -161,13 +161,13 @@ def _albedo(world, texels, m, u, v, footprint):
             name, border = _cells(x, y, seed)
             mix = 1.0 if name < 0.3 else 0.0
             line = 1.0 if name > 0.85 else 0.0
-        elif pattern == BRICK or pattern == PLANKS:
+        elif pattern in (BRICK, PLANKS):
             aspect = 2.2 if pattern == BRICK else 7.0
             joint = 0.08 if pattern == BRICK else 0.03
             row = math.floor(y)
-            along = x / aspect + (0.5 * row if pattern == BRICK else _hash(int(row), 3, seed))
+            along = x / aspect + (0.5 * row if pattern == BRICK else _hash(row, 3, seed))
             column = math.floor(along)
-            mix = 0.8 * _hash(int(column), int(row), seed)
+            mix = 0.8 * _hash(column, row, seed)
             if (along - column) * aspect < joint or y - row < joint:
                 line = 1.0
             if pattern == PLANKS:  # the grain of the wood runs along the plank
@@ -255,7 +255,7 @@ def _shadowed(world, ox, oy, oz, dx, dy, dz, limit):
         if not _reaches(world, p, ox, oy, oz, dx, dy, dz, dd):
             continue
         near, far = _interval(world, p, ox, oy, oz, dx, dy, dz)
-        if near <= far and EPS < far and near < limit:
+        if near <= far and far > EPS and near < limit:
             return True
     return False
 
@@ -393,7 +393,7 @@ def _near_tile(world, c2w, K, x0, y0, size, chosen):
 
 @_jit
 def _trace(world, texels, c2w, K, colour, depth, primitive, chosen, shade):
-    """Fill colour [v h w 3] (linear, only where `shade`), depth [v h w] and primitive [v h w]; chosen [p] is scratch."""
+    """Fill colour [v h w 3] (linear, if `shade`), depth [v h w] and primitive [v h w]; chosen [p] is scratch."""
     views, height, width = depth.shape
     for view in range(views):
         pose, k = c2w[view], K[view]
@@ -434,7 +434,17 @@ def trace(
     K = pixel_intrinsics(scene, height, width)
     shape = (len(scene.c2w), height, width)
     colour, depth = np.zeros((*shape, 3)), np.zeros(shape)
-    _trace(scene.world, texels, scene.c2w, K, colour, depth, np.zeros(shape, np.int64), np.zeros(len(scene.world.kind), np.int64), True)
+    _trace(
+        scene.world,
+        texels,
+        scene.c2w,
+        K,
+        colour,
+        depth,
+        np.zeros(shape, np.int64),
+        np.zeros(len(scene.world.kind), np.int64),
+        True,
+    )
     return develop(scene, colour), depth
 
 
@@ -443,7 +453,17 @@ def probe(scene: Scene, height: int, width: int) -> tuple[Float[np.ndarray, "v h
     shape = (len(scene.c2w), height, width)
     depth, primitive = np.zeros(shape), np.zeros(shape, np.int64)
     texels, K = np.zeros((1, 1, 3), np.uint8), pixel_intrinsics(scene, height, width)
-    _trace(scene.world, texels, scene.c2w, K, np.zeros((1, 1, 1, 3)), depth, primitive, np.zeros(len(scene.world.kind), np.int64), False)
+    _trace(
+        scene.world,
+        texels,
+        scene.c2w,
+        K,
+        np.zeros((1, 1, 1, 3)),
+        depth,
+        primitive,
+        np.zeros(len(scene.world.kind), np.int64),
+        False,
+    )
     return depth, primitive
 
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from pixworld.data.procedural import (
+from pixworld.data.procedural import Scene
+from pixworld.data.things import (
     BOX,
     BRICK,
     CELLS,
@@ -24,7 +25,6 @@ from pixworld.data.procedural import (
     SPECKLE,
     STRIPES,
     TEXTURE_SIZE,
-    Scene,
     World,
 )
 from pixworld.data.trace import EPS, GLOSS, LEVEL_START, LEVELS, LINEAR, SUBSAMPLES, pixel_intrinsics
@@ -254,7 +254,7 @@ def _shade(world: World, texels: Tensor, p: Tensor, t: Tensor, o: Tensor, d: Ten
     m = world.surface[p, face]
     albedo = _albedo(world, texels, m, u, v, pitch * t / facing.clamp(min=0.06).sqrt())
 
-    upward = (0.5 + 0.5 * normal[:, 2:])
+    upward = 0.5 + 0.5 * normal[:, 2:]
     light = world.ambient[1] * (1 - upward) + world.ambient[0] * upward
     gloss = torch.zeros_like(light)
     start = points + (1e-4 * (1 + t * length))[:, None] * normal

@@ -561,13 +561,11 @@ class _Rasterize(torch.autograd.Function):
 
         first = np.zeros(s * v * n + 1, np.int64)
         np.cumsum(counts.reshape(-1), out=first[1:])
-        begin = np.empty(s * v * tiles + 1, np.int64)
+        begin = np.zeros(s * v * tiles + 1, np.int64)
         begin[-1] = first[-1]
         order = np.empty(first[-1], np.int32)
         flat = [x.reshape(s * v, n, *x.shape[3:]) for x in (records, boxes, counts, first[:-1].reshape(s, v, n))]
-        if n == 0:
-            begin[:] = 0
-        else:
+        if n > 0:
             _parallel(bin_image, s * v, *flat[1:], columns, begin[:-1].reshape(s * v, tiles), order)
 
         out = np.empty((s * v, 5, height, width), real)
@@ -612,6 +610,4 @@ def rasterize(
     antialiased: bool,
 ) -> Float[Tensor, "s v 5 h w"]:
     """See pixworld.render for the semantics."""
-    return _Rasterize.apply(
-        means, quats, scales, opacities, colours, w2c, K, width, height, eps2d, near, antialiased
-    )  # fmt: skip
+    return _Rasterize.apply(means, quats, scales, opacities, colours, w2c, K, width, height, eps2d, near, antialiased)

@@ -1,0 +1,248 @@
+"""The rasterizers agree: float64 kernels with autograd through the dense reference, float32 with float64."""
+
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from pixworld.cameras import Cameras, look_at
+from pixworld.gaussians import Gaussians
+from pixworld.render import render
+
+NAMES = [f.name for f in fields(Gaussians)]
+
+
+def random_scene(n, *, batch=(), views=2, size=(29, 37), degree=0, seed=0):
+    """Gaussians of all sizes around, behind and beside cameras that look inwards, float64."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*batch, *shape, generator=generator, dtype=torch.float64)
+
+    gaussians = Gaussians(
+        means=1.5 * normal(n, 3),
+        quats=normal(n, 4),  # not unit: back ends must not rely on it
+        scales=torch.exp(normal(n, 3) - 2),
+        opacities=torch.sigmoid(2 * normal(n)),
+        sh=0.5 * normal(n, (degree + 1) ** 2, 3),
+    )
+    eyes = 2 * torch.nn.functional.normalize(normal(views, 3), dim=-1)
+    up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    height, width = size
+    K = torch.tensor([[0.9 * width, 0, 0.52 * width], [0, 1.1 * width, 0.47 * height], [0, 0, 1]], dtype=torch.float64)
+    return gaussians, Cameras(look_at(eyes, torch.zeros_like(up), up), K.repeat(*batch, views, 1, 1), height, width)
+
+
+def aligned_scene(size=(21, 34), views=2, seed=0):
+    """One Gaussian a pixel on a bumpy surface before almost parallel cameras, as networks predict them; float64."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = size
+    c2w = torch.eye(4, dtype=torch.float64).repeat(views, 1, 1)
+    c2w[:, 0, 3] = torch.linspace(-0.2, 0.2, views)
+    K = torch.tensor([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], dtype=torch.float64)
+    cameras = Cameras(c2w, K.repeat(views, 1, 1), height, width)
+    origins, directions = cameras.rays()
+    depth = 3 + torch.rand(views, height, width, generator=generator, dtype=torch.float64)
+    means = (origins + depth[..., None] * directions).flatten(0, 2)
+    n = len(means)
+    uniform = torch.rand(n, 8, generator=generator, dtype=torch.float64)
+    scales = depth.flatten()[:, None] / width * (0.2 + uniform[:, :3])
+    quats = torch.nn.functional.normalize(torch.randn(n, 4, generator=generator, dtype=torch.float64), dim=-1)
+    return Gaussians(means, quats, scales, 0.2 + 0.799 * uniform[:, 3], uniform[:, None, 4:7]), cameras
+
+
+def run(gaussians, cameras, backend, **options):
+    """Rendering, and the gradients of a fixed random functional of all its parts."""
+    leaves = gaussians.map(lambda x: x.detach().clone().requires_grad_())
+    rendering = render(leaves, cameras, backend=backend, **options)
+    generator = torch.Generator().manual_seed(1)
+    loss = 0
+    for part in rendering:
+        upstream = torch.randn(part.shape, generator=generator, dtype=torch.float64)
+        loss = loss + (part * upstream.to(part)).sum()
+    loss.backward()
+    return [x.detach() for x in rendering], {name: getattr(leaves, name).grad for name in NAMES}
+
+
+def relative_error(a, b):
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
+
+
+def assert_agree(a, b, tolerance):
+    for part, x, y in zip(("rgb", "alpha", "depth"), a[0], b[0]):
+        assert relative_error(x.double(), y) < tolerance, part
+    for name in NAMES:
+        assert relative_error(a[1][name].double(), b[1][name]) < tolerance, name
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_float64_gradients_are_those_of_the_reference(degree, antialiased):
+    scene = random_scene(150, batch=(2,), degree=degree, seed=degree)
+    options = {"antialiased": antialiased, "background": torch.rand(2, 3, dtype=torch.float64)}
+    assert_agree(run(*scene, "cpu", **options), run(*scene, "reference", **options), 1e-9)
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize("eps2d", [0.1, 0.3])
+def test_float64_gradients_of_pixel_aligned_scenes(eps2d, antialiased):
+    scene = aligned_scene()
+    options = {"antialiased": antialiased, "eps2d": eps2d}
+    assert_agree(run(*scene, "cpu", **options), run(*scene, "reference", **options), 1e-9)
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize("scene", ["random", "aligned"])
+def test_float32_follows_float64(scene, antialiased):
+    gaussians, cameras = random_scene(300, degree=1, seed=3) if scene == "random" else aligned_scene()
+    gaussians, cameras = gaussians.to(torch.float32), cameras.to(torch.float32)
+    fast = run(gaussians, cameras, "cpu", antialiased=antialiased)
+    exact = run(gaussians.to(torch.float64), cameras.to(torch.float64), "cpu", antialiased=antialiased)
+    assert fast[0][0].dtype == torch.float32
+    assert_agree(fast, exact, 1e-4)
+
+
+def test_a_single_gaussian_by_hand():
+    # isotropic, on the axis: alpha at the centre of pixel (x, y) is o exp(-r² / 2(σ² + eps2d))
+    K = torch.tensor([[[8.0, 0, 10], [0, 8, 6], [0, 0, 1]]])
+    cameras = Cameras(torch.eye(4)[None], K, 12, 20)
+    gaussian = Gaussians(
+        torch.tensor([[0.0, 0, 2]]),
+        torch.tensor([[1.0, 0, 0, 0]]),
+        torch.full((1, 3), 0.5),
+        torch.tensor([0.7]),
+        torch.zeros(1, 1, 3),
+    )
+    rendering = render(gaussian, cameras, background=torch.tensor([1.0, 0, 0]))
+    y, x = np.mgrid[:12, :20] + 0.5
+    expected = 0.7 * np.exp(-((x - 10) ** 2 + (y - 6) ** 2) / 2 / (2.0**2 + 0.3))
+    expected[expected < 1 / 255] = 0
+    np.testing.assert_allclose(rendering.alpha[0], expected, atol=1e-6)
+    np.testing.assert_allclose(rendering.depth[0], np.where(expected > 0, 2, 0), atol=1e-4)
+    np.testing.assert_allclose(rendering.rgb[0, 0], 1 - expected / 2, atol=1e-6)
+    np.testing.assert_allclose(rendering.rgb[0, 1], expected / 2, atol=1e-6)
+
+
+def test_gradients_where_alpha_is_clamped():
+    gaussians, cameras = random_scene(1, views=1)
+    centred = Gaussians(
+        torch.zeros(1, 3).double(),
+        gaussians.quats,
+        torch.tensor([[9.0, 7.0, 8.0]]).double(),
+        torch.ones(1).double(),
+        gaussians.sh,
+    )
+    result = run(centred, cameras, "cpu")
+    alpha = result[0][1]
+    assert torch.isclose(alpha, torch.tensor(0.999).double()).any() and (alpha < 0.998).any()
+    assert_agree(result, run(centred, cameras, "reference"), 1e-9)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_empty_set_shows_the_background(backend):
+    gaussians, cameras = random_scene(0, batch=(3,))
+    background = torch.rand(3, 3, dtype=torch.float64)
+    parts, gradients = run(gaussians, cameras, backend, background=background)
+    assert torch.equal(parts[0], background[:, None, :, None, None].expand(3, 2, 3, 29, 37))
+    assert not parts[1].any() and not parts[2].any()
+    assert gradients["means"].shape == (3, 0, 3)
+
+
+def test_what_is_behind_or_beside_the_camera_is_not_drawn():
+    gaussians, cameras = random_scene(3, views=1)
+    eye, forward, right = cameras.c2w[0, :3, 3], cameras.c2w[0, :3, 2], cameras.c2w[0, :3, 0]
+    means = torch.stack([eye - forward, eye + 0.005 * forward, eye + forward + 30 * right])
+    hidden = Gaussians(means, gaussians.quats, torch.full((3, 3), 0.1).double(), gaussians.opacities, gaussians.sh)
+    (_, alpha, _), gradients = run(hidden, cameras, "cpu")
+    assert not alpha.any()
+    assert all(not g.any() for g in gradients.values())
+
+
+def test_broken_gaussians_vanish_without_harm():
+    gaussians, cameras = random_scene(60)
+    bad = gaussians.map(torch.clone)
+    for i, (name, value) in enumerate(
+        [("means", torch.nan), ("means", torch.inf), ("quats", 0), ("quats", torch.nan), ("scales", torch.nan),
+         ("scales", torch.inf), ("scales", 1e200), ("opacities", torch.nan), ("opacities", 0)]
+    ):  # fmt: skip
+        getattr(bad, name)[i] = value
+    keep = torch.arange(60) >= 9
+    parts, gradients = run(bad, cameras, "cpu")
+    expected, expected_gradients = run(bad.select(keep), cameras, "cpu")
+    assert all(torch.equal(a, b) for a, b in zip(parts, expected))
+    for name in NAMES:
+        assert torch.equal(gradients[name][keep], expected_gradients[name])
+        assert not gradients[name][~keep].any()
+
+
+def test_batches_and_views_are_independent():
+    gaussians, cameras = random_scene(80, batch=(2, 3), degree=1)
+    together = render(gaussians, cameras)
+    assert together.rgb.shape == (2, 3, 2, 3, 29, 37)
+    alone = render(gaussians[1, 2], cameras[1, 2].select([1]))
+    for a, b in zip(together, alone):
+        assert torch.equal(a[1, 2, 1], b[0])
+
+
+def test_runs_are_identical_whatever_the_threads():
+    scene = random_scene(2000, batch=(2,), size=(64, 70))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = run(*scene, "cpu")
+        torch.set_num_threads(4)
+        with ThreadPoolExecutor(3) as callers:
+            results = list(callers.map(lambda _: run(*scene, "cpu"), range(6)))
+    finally:
+        torch.set_num_threads(threads)
+    for parts, gradients in results:
+        assert all(torch.equal(a, b) for a, b in zip(parts, alone[0]))
+        assert all(torch.equal(gradients[name], alone[1][name]) for name in NAMES)
+
+
+def _render_in_child(queue, scene):
+    queue.put(float(render(*scene).rgb.sum()))
+
+
+def test_forked_children_can_render():
+    scene = random_scene(200)
+    expected = float(render(*scene).rgb.sum())  # our threads run now, and are missing in the child
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_render_in_child, args=(queue, scene), daemon=True)
+    child.start()
+    assert queue.get(timeout=60) == expected
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def test_autocast_and_half_precision_render_in_float32():
+    gaussians, cameras = random_scene(50)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert render(gaussians.to(torch.float32), cameras).rgb.dtype == torch.float32
+        assert render(gaussians.to(torch.bfloat16), cameras).rgb.dtype == torch.float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the CUDA rasterizer needs an NVIDIA GPU and gsplat")
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_cuda_follows_the_cpu(antialiased):
+    pytest.importorskip("gsplat")
+    gaussians, cameras = (x.to(torch.float32) for x in aligned_scene())
+    a = run(gaussians.to("cuda"), cameras.to("cuda"), "auto", antialiased=antialiased)
+    b = run(gaussians, cameras, "cpu", antialiased=antialiased)
+    # Depths that tie in float32 may be blended in another order, so a few pixels may differ.
+    for x, y in zip(a[0], b[0]):
+        assert ((x.cpu() - y).abs() < 1e-3 * y.abs().max()).float().mean() > 0.995
+    for name in NAMES:
+        difference = (a[1][name].cpu() - b[1][name]).abs()
+        assert (difference < 1e-2 * b[1][name].abs().max()).float().mean() > 0.99, name
+
+
+def test_cuda_without_a_gpu_says_so():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(RuntimeError, match="NVIDIA GPU"):
+        render(*random_scene(3), backend="cuda")
