@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -157,15 +158,22 @@ class Stages:
 
 
 def main(args: list[str] | None = None) -> None:
+    """Run `backend ...`."""
+    run_command(
+        lambda: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="backend", description=__doc__, args=args)
+    )
+
+
+def run_command(command: Callable[[], object], name: str = "backend") -> None:
     """Run a command. What the user can mend is one sentence on stderr and exit code 2; an interruption is 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files go as with Ctrl-C
     try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="backend", description=__doc__, args=args)
+        command()
     except KeyboardInterrupt:
-        print("backend: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
     except (BackendError, ProtocolError) as error:
-        _refuse(error)
+        _refuse(name, error)
     except Exception as error:
         # only now: these imports load torch, which `serve` and `--help` do without
         from torch import OutOfMemoryError
@@ -173,14 +181,14 @@ def main(args: list[str] | None = None) -> None:
         from pixworld.views import Cancelled, InputError
 
         if isinstance(error, InputError):
-            _refuse(error)
+            _refuse(name, error)
         if isinstance(error, Cancelled):
             sys.exit(130)
         if isinstance(error, MemoryError | OutOfMemoryError):
-            _refuse("memory ran out; use fewer photos or a smaller --size")
+            _refuse(name, "memory ran out; use fewer photos or a smaller --size")
         raise
 
 
-def _refuse(message: object) -> None:
-    print(f"backend: {message}", file=sys.stderr)
+def _refuse(name: str, message: object) -> None:
+    print(f"{name}: {message}", file=sys.stderr)
     sys.exit(2)

@@ -53,7 +53,7 @@ OnProgress = Callable[[str, int, int], None]  # (stage, step, steps); may raise 
 # Smallest and largest value of the numbers that a user may choose.
 OPTIONS = {"holdout": (0, 10_000), "views": (1, 64), "size": (16, 8192), "refine": (0, 100_000), "seed": (0, 2**31 - 1)}
 PREVIEW_ROWS = 3
-VIDEO_FPS = 24
+VIDEO_FPS = 24.0
 PROGRESS_S = 0.1  # between two messages of one stage
 
 
@@ -63,7 +63,8 @@ PROGRESS_S = 0.1  # between two messages of one stage
 def reconstruct_folder(
     photos: Sequence[Path], out: Path, cameras: Path | None, options: ReconstructOptions, on_progress: OnProgress
 ) -> dict[str, Any]:
-    """Reconstruct photo files into OUT: scene.ply, transforms.json, report.json and preview.png, all or none of them.
+    """Reconstruct photo files into OUT: scene.ply, transforms.json with the undistorted photos in photos/, report.json
+    and preview.png, all or none of them.
 
     Returns the report. Raises InputError, Cancelled.
     """
@@ -78,7 +79,9 @@ def reconstruct_folder(
         result = _with_skipped(reconstruct(loaded, named, options, on_progress), skipped)
         on_progress("write", 0, 1)
         save_ply(folder / "scene.ply", result.scene.gaussians, comments=("made by pixworld",))
-        save_cameras(folder / "transforms.json", posed_cameras(result))
+        save_cameras(folder / "transforms.json", posed_cameras(result), images="photos")
+        for photo in result.photos:
+            save_image(folder / "photos" / photo.name, photo.views.images[0])
         save_image(folder / "preview.png", preview(result))
         write_json(folder / "report.json", result.report)
         on_progress("write", 1, 1)
@@ -136,8 +139,10 @@ def output_folder(out: Path) -> Iterator[Path]:
     try:
         yield temp
         out.mkdir(parents=True, exist_ok=True)
-        for file in temp.iterdir():
-            os.replace(file, out / file.name)
+        for made in temp.iterdir():
+            if made.is_dir() and (out / made.name).is_dir():
+                shutil.rmtree(out / made.name)
+            os.replace(made, out / made.name)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"the disk of {out} is full; make room or choose another --out.") from None

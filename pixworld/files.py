@@ -26,6 +26,7 @@ from pixworld.views import InputError, NamedCamera, Photo
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
 MAX_PIXELS = 200_000_000  # of one photo, checked before its pixels are decoded
 MIN_SIDE = 16  # pixels; smaller photos are skipped
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice this; its default is below what phones take
 
 # OpenCV camera axes (x right, y down, z forward) <-> OpenGL (x right, y up, z backward)
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -108,7 +109,7 @@ def load_photos(paths: Sequence[Path]) -> tuple[list[Photo], list[tuple[str, str
 
 def _load_photo(path: Path) -> Photo:
     with warnings.catch_warnings():
-        # Pillow would only warn below its own limit; ours is checked next, from the header
+        # between once and twice its limit Pillow only warns; it is checked next, from the header
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(path, formats=("JPEG", "PNG"))
     with image:
@@ -186,7 +187,7 @@ def save_image(path: Path, tensor: Float[Tensor, "3 h w"]) -> None:
         Image.fromarray(tensor_to_image(tensor)).save(temp, quality=95)
 
 
-def save_video(path: Path, frames: Iterable[Float[Tensor, "3 h w"]], fps: float) -> None:
+def save_video(path: Path, frames: Iterable[Float[Tensor, "3 h w"]], fps: int | float) -> None:
     """Write an H.264 mp4. Frames share a size; an odd last row or column is cropped, which the codec cannot hold."""
     with atomic(path) as temp:
         writer = None
@@ -205,7 +206,7 @@ def save_video(path: Path, frames: Iterable[Float[Tensor, "3 h w"]], fps: float)
         assert writer is not None, "a video needs at least one frame"
 
 
-def colour_depth(depth: Float[Tensor, "h w"], lo: float, hi: float) -> Float[Tensor, "3 h w"]:
+def colour_depth(depth: Float[Tensor, "h w"], lo: int | float, hi: int | float) -> Float[Tensor, "3 h w"]:
     """Colour depths from `lo` (light) to `hi` (dark) evenly in log depth; unknown depth (0) is grey."""
     assert 0 < lo < hi
     known = depth > 0
@@ -320,15 +321,18 @@ def _parse_pose(matrix: Any) -> Float[np.ndarray, "4 4"]:
     return matrix
 
 
-def save_cameras(path: Path, cameras: Sequence[NamedCamera], extra: dict[str, Any] | None = None) -> None:
-    """Write a nerfstudio `transforms.json`; `extra` holds further top-level keys."""
+def save_cameras(
+    path: Path, cameras: Sequence[NamedCamera], extra: dict[str, Any] | None = None, images: str = "."
+) -> None:
+    """Write a nerfstudio `transforms.json`; `extra` holds further top-level keys, `images` is the folder of the images,
+    seen from the file's."""
     frames = []
     for camera in cameras:
         K = camera.cameras.K[0].double().cpu().numpy()
         assert K[0, 1] == 0, "transforms.json has no skew"
         pose = camera.cameras.c2w[0].double().cpu().numpy() @ _FLIP
         frame = {
-            "file_path": camera.name,
+            "file_path": PurePosixPath(images, camera.name).as_posix(),
             "w": camera.cameras.width,
             "h": camera.cameras.height,
             "fl_x": K[0, 0],

@@ -13,17 +13,17 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from PIL import Image  # before pycolmap: after it, Pillow 13.0 crashes when it writes a PNG
+
+# isort: split
 import numpy as np
 import pycolmap
 import torch
 from jaxtyping import Float, UInt8, UInt32
-from PIL import Image
 
 from pixworld.cameras import Cameras
 from pixworld.files import image_to_tensor, resize_photo
@@ -35,22 +35,22 @@ pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)  # its progress
 OnProgress = Callable[[str, int, int], None]
 
 
-class _Scale(NamedTuple):
-    """At which size features are sought, and how many in a photo."""
+class _Search(NamedTuple):
+    """How features are sought and matched."""
 
-    long_side: int
-    features: int
+    long_side: int  # pixels that photos are scaled down to
+    features: int  # in a photo, at most
+    contrast: float  # of a feature, at least
+    max_ratio: float  # of the angle to the nearest descriptor, to that to the second nearest
 
 
-# The first scale is enough for most sets; the second is tried when it leaves photos out.
-_SCALES = (_Scale(800, 4096), _Scale(1600, 8192))
-_ENOUGH = 0.9  # of the photos registered: no need for the next scale
+# The first is enough for most sets. The second, tried when that leaves photos out, finds small and weak features and
+# accepts doubtful matches, which geometric verification sorts out in more time.
+_SEARCHES = (_Search(800, 4096, 0.0067, 0.8), _Search(1600, 8192, 0.003, 0.9))
+_ENOUGH = 0.9  # of the photos registered: no need for the next search
 _ALL_PAIRS = 40  # up to as many photos every pair is matched; above, neighbours by name and ever wider gaps
 _NEIGHBOURS = 10
 _MIN_MATCHES = 15  # of a pair of photos
-# Laxer than COLMAP's defaults (0.8, 0.0067): plain surfaces need the weaker features, and verification sorts them out.
-_MAX_RATIO = 0.85  # of the angle to the nearest descriptor, to that to the second nearest
-_PEAK_THRESHOLD = 0.003  # contrast of a feature
 _MAX_ANGLE = 0.7  # radians between matching descriptors
 _MAX_ERROR_PX = 2.0  # mean reprojection error of the points that are kept, at the size features were sought at
 
@@ -66,11 +66,8 @@ def poses_from_photos(
     if len(photos) < 2:
         raise InputError("Structure from motion needs at least 2 photos of one place; give more photos, or --cameras.")
     best: pycolmap.Reconstruction | None = None
-    largest = max(max(photo.image.shape[:2]) for photo in photos)
-    for i, scale in enumerate(_SCALES):
-        if i and largest <= _SCALES[i - 1].long_side:
-            break  # the photos have nothing more to show
-        model = _structure_from_motion(photos, scale, seed, on_progress)
+    for search in _SEARCHES:
+        model = _structure_from_motion(photos, search, seed, on_progress)
         if model and (best is None or model.num_reg_images() > best.num_reg_images()):
             best = model
         if best and best.num_reg_images() >= _ENOUGH * len(photos):
@@ -119,7 +116,7 @@ def poses_from_cameras(
     return posed, left_out
 
 
-def _some(names) -> str:
+def _some(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:3]) + (", .." if len(names) > 3 else "")
 
@@ -144,12 +141,6 @@ def _posed(name: str, image: UInt8[np.ndarray, "h w 3"], camera: Cameras, points
 # --- structure from motion
 
 
-@dataclass(frozen=True)
-class _Features:
-    keypoints: np.ndarray  # float32 [n 4], COLMAP's x y scale orientation
-    descriptors: np.ndarray  # float32 [n 128], unit length
-
-
 def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -160,34 +151,36 @@ def _grey(image: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray
     return np.array(grey.resize([round(side * scale) for side in grey.size], Image.Resampling.LANCZOS))
 
 
-def _extract(images: Sequence[np.ndarray], max_features: int, on_progress: OnProgress) -> list[_Features]:
+def _extract(database: Path, images: Sequence[np.ndarray], search: _Search, on_progress: OnProgress) -> None:
+    """Write the features of grey images (ids 1, 2, ..), a few images at a time for progress and cancelling."""
     options = pycolmap.FeatureExtractionOptions()
     options.use_gpu = False
-    options.num_threads = 1
-    options.sift.max_num_features = max_features
-    options.sift.peak_threshold = _PEAK_THRESHOLD
-
-    def extract(image: np.ndarray) -> _Features:
-        extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
-        keypoints, descriptors = extractor.extract_from_uint8_array(image)
-        values = descriptors.data.astype(np.float32)
-        values /= np.linalg.norm(values, axis=1, keepdims=True).clip(1e-6)
-        return _Features(pycolmap.keypoints_to_matrix(keypoints), values)
-
-    features = []
-    on_progress("features", 0, len(images))
-    with ThreadPoolExecutor(_threads()) as pool:
-        try:
-            for result in pool.map(extract, images):
-                features.append(result)
-                on_progress("features", len(features), len(images))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return features
+    options.num_threads = _threads()
+    options.sift.max_num_features = search.features
+    options.sift.peak_threshold = search.contrast
+    names = [_file_name(i) for i in range(1, len(images) + 1)]
+    for name, image in zip(names, images):
+        Image.fromarray(image).save(database.parent / name, compress_level=1)
+    batch = 2 * _threads()
+    for start in range(0, len(names), batch):
+        on_progress("features", start, len(names))
+        pycolmap.extract_features(
+            database,
+            database.parent,
+            image_names=names[start : start + batch],
+            extraction_options=options,
+            device=pycolmap.Device.cpu,
+        )
+    on_progress("features", len(names), len(names))
 
 
-def _nearest(a: Float[np.ndarray, "n 128"], b: Float[np.ndarray, "m 128"]) -> tuple[np.ndarray, np.ndarray]:
+def _file_name(image_id: int) -> str:
+    return f"{image_id}.png"  # a photo's own name may be anything
+
+
+def _nearest(
+    a: Float[np.ndarray, "n 128"], b: Float[np.ndarray, "m 128"], max_ratio: float
+) -> tuple[np.ndarray, np.ndarray]:
     """For every descriptor of a the index of the nearest of b, and whether it is near and clearly the nearest."""
     index, clear = np.zeros(len(a), np.int64), np.zeros(len(a), bool)
     for start in range(0, len(a), 512):  # rows in blocks that stay in the cache
@@ -198,20 +191,22 @@ def _nearest(a: Float[np.ndarray, "n 128"], b: Float[np.ndarray, "m 128"]) -> tu
         best = cosine[rows, index[block]]
         cosine[rows, index[block]] = -1
         angle, second = (np.arccos(x.clip(-1, 1)) for x in (best, cosine.max(axis=1)))
-        clear[block] = (angle < _MAX_ANGLE) & (angle < _MAX_RATIO * second)
+        clear[block] = (angle < _MAX_ANGLE) & (angle < max_ratio * second)
     return index, clear
 
 
-def _match(a: Float[np.ndarray, "n 128"], b: Float[np.ndarray, "m 128"]) -> UInt32[np.ndarray, "matches 2"]:
+def _match(
+    a: Float[np.ndarray, "n 128"], b: Float[np.ndarray, "m 128"], max_ratio: float
+) -> UInt32[np.ndarray, "matches 2"]:
     """Indices of descriptors that are each other's nearest and pass Lowe's ratio test both ways.
 
     This is what COLMAP's own CPU matcher does, in a tenth of its time or less.
     """
     if min(len(a), len(b)) < 2:
         return np.zeros((0, 2), np.uint32)
-    match, clear = _nearest(a, b)
+    match, clear = _nearest(a, b, max_ratio)
     rows = np.flatnonzero(clear)
-    back, clear = _nearest(b[match[rows]], a)
+    back, clear = _nearest(b[match[rows]], a, max_ratio)
     rows = rows[clear & (back == rows)]
     return np.stack([rows, match[rows]], axis=1).astype(np.uint32)
 
@@ -225,36 +220,42 @@ def _pairs(count: int) -> list[tuple[int, int]]:
 
 
 def _write_database(
-    path: Path,
+    database: Path,
     model: pycolmap.Reconstruction,
-    features: Sequence[_Features],
+    images: Sequence[np.ndarray],
+    search: _Search,
     on_progress: OnProgress,
 ) -> None:
-    """Match the features of the images of a model (ids 1, 2, ..) and write everything to a COLMAP database."""
-    pairs = _pairs(len(features))
-    with pycolmap.Database.open(path) as database, pycolmap.DatabaseTransaction(database):
+    """Extract and match features of the images of a model (ids 1, 2, ..) into a new COLMAP database."""
+    with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
         for camera in model.cameras.values():
-            database.write_camera(camera, use_camera_id=True)
+            db.write_camera(camera, use_camera_id=True)
         for rig in model.rigs.values():
-            database.write_rig(rig, use_rig_id=True)
+            db.write_rig(rig, use_rig_id=True)
         for frame in model.frames.values():
-            database.write_frame(frame, use_frame_id=True)
-        for image_id, image in model.images.items():
-            database.write_image(image, use_image_id=True)
-            database.write_keypoints(image_id, features[image_id - 1].keypoints)
+            db.write_frame(frame, use_frame_id=True)
+        for image in model.images.values():
+            db.write_image(image, use_image_id=True)
+    _extract(database, images, search, on_progress)
+    pairs = _pairs(len(images))
+    with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
+        descriptors = []
+        for image_id in range(1, len(images) + 1):
+            values = db.read_descriptors(image_id).data.astype(np.float32)
+            descriptors.append(values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-6))
         for step, (i, j) in enumerate(pairs):
             on_progress("matching", step, len(pairs))
-            matches = _match(features[i].descriptors, features[j].descriptors)
+            matches = _match(descriptors[i], descriptors[j], search.max_ratio)
             if len(matches) >= _MIN_MATCHES:
-                database.write_matches(i + 1, j + 1, matches)
+                db.write_matches(i + 1, j + 1, matches)
     on_progress("matching", len(pairs), len(pairs))
 
 
 def _structure_from_motion(
-    photos: Sequence[Photo], scale: _Scale, seed: int, on_progress: OnProgress
+    photos: Sequence[Photo], search: _Search, seed: int, on_progress: OnProgress
 ) -> pycolmap.Reconstruction | None:
     """The largest model of at least 2 photos, image ids being 1 + the photo's index; None when there is none."""
-    images = [_grey(photo.image, scale.long_side) for photo in photos]
+    images = [_grey(photo.image, search.long_side) for photo in photos]
     start = pycolmap.Reconstruction()
     camera_ids: dict[tuple, int] = {}  # photos of one size and EXIF focal length share a camera
     for i, (photo, image) in enumerate(zip(photos, images)):
@@ -267,11 +268,12 @@ def _structure_from_motion(
             camera = pycolmap.Camera.create_from_model_name(camera_ids[key], "SIMPLE_RADIAL", focal, width, height)
             camera.has_prior_focal_length = known
             start.add_camera_with_trivial_rig(camera)
-        start.add_image_with_trivial_frame(pycolmap.Image(name=photo.name, camera_id=camera_ids[key], image_id=i + 1))
-    features = _extract(images, scale.features, on_progress)
-    with tempfile.TemporaryDirectory(prefix="pixworld-") as folder:
+        start.add_image_with_trivial_frame(
+            pycolmap.Image(name=_file_name(i + 1), camera_id=camera_ids[key], image_id=i + 1)
+        )
+    with tempfile.TemporaryDirectory(prefix="pixworld-sfm-") as folder:
         database = Path(folder) / "database.db"
-        _write_database(database, start, features, on_progress)
+        _write_database(database, start, images, search, on_progress)
         verifier = pycolmap.GeometricVerifierOptions()
         verifier.num_threads = _threads()
         two_view = pycolmap.TwoViewGeometryOptions()
@@ -363,10 +365,10 @@ def _triangulate(
     photos: Sequence[Photo], cameras: Sequence[Cameras], seed: int, on_progress: OnProgress
 ) -> list[Float[np.ndarray, "m 3"]]:
     """World positions of the points seen in each photo; none where nothing could be triangulated."""
-    scale = _SCALES[0]
-    images = [_grey(photo.image, scale.long_side) for photo in photos]
+    search = _SEARCHES[0]
+    images = [_grey(photo.image, search.long_side) for photo in photos]
     model = pycolmap.Reconstruction()
-    for i, (photo, camera, image) in enumerate(zip(photos, cameras, images), start=1):
+    for i, (camera, image) in enumerate(zip(cameras, images), start=1):
         height, width = image.shape
         K = camera.resize(height, width).K[0].double().numpy()
         lens = pycolmap.Camera.create_from_model_name(i, "PINHOLE", K[0, 0], width, height)
@@ -374,11 +376,10 @@ def _triangulate(
         lens.has_prior_focal_length = True
         model.add_camera_with_trivial_rig(lens)
         pose = pycolmap.Rigid3d(camera.w2c[0, :3].double().numpy())
-        model.add_image_with_trivial_frame(pycolmap.Image(name=photo.name, camera_id=i, image_id=i), pose)
-    features = _extract(images, scale.features, on_progress)
-    with tempfile.TemporaryDirectory(prefix="pixworld-") as folder:
+        model.add_image_with_trivial_frame(pycolmap.Image(name=_file_name(i), camera_id=i, image_id=i), pose)
+    with tempfile.TemporaryDirectory(prefix="pixworld-sfm-") as folder:
         database = Path(folder) / "database.db"
-        _write_database(database, model, features, on_progress)
+        _write_database(database, model, images, search, on_progress)
         two_view = pycolmap.TwoViewGeometryOptions()
         two_view.ransac.random_seed = seed
         on_progress("mapping", 0, 1)

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +23,7 @@ from pixworld.render import render
 from pixworld.views import NamedCamera
 
 ROOT = Path(__file__).resolve().parents[1]
-FRAMES, FPS = 96, 24
+FRAMES, FPS = 96, 24.0
 
 
 def main(
@@ -77,7 +76,7 @@ def main(
 
     if report["psnr"] is not None:
         print(
-            f"held-out PSNR {report['psnr']:.2f} dB; predicted, before refinement: {report['feedforward_psnr']:.2f} dB; "
+            f"held-out PSNR {report['psnr']:.2f} dB; predicted: {report['feedforward_psnr']:.2f} dB; "
             f"copying the nearest photo: {report['baseline_nearest_view_psnr']:.2f} dB"
         )
     if "depth_median_error" in report:
@@ -161,4 +160,4 @@ def depth_score(out: Path, truth: np.ndarray) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_command(lambda args: tyro.cli(main, args=args))
+    run_command(lambda: tyro.cli(main, prog="scripts/demo"), "demo")

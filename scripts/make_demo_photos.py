@@ -514,7 +514,7 @@ def build_room() -> None:
 def shell() -> None:
     paper = material(wallpaper(), scale=1.9, roughness=0.8)
     white = material((0.80, 0.78, 0.73), roughness=0.5)
-    floor = material(planks(), "uv", roughness=0.33, bump=0.0015)
+    floor = material(planks(), "uv", roughness=0.5, bump=0.0015)
     sheet(lambda u, v: (5.2 * u - 2.6, 5.4 * v - 3.2, 0), 2, 2, floor)
     box((5.4, 0.1, 2.6), (0, 2.25, 1.3), paper)
     box((0.1, 5.4, 2.6), (2.65, -0.5, 1.3), paper)
@@ -527,7 +527,7 @@ def shell() -> None:
     for y in (-0.33, 0.4, 1.13):
         box((0.08, 0.06, 1.5), (-2.63, y, 1.5), white)
     for z in (0.77, 1.75, 2.23):
-        box((0.08, 1.5, 0.06), (-2.63, 0.4, z), white)
+        box((0.07, 1.5, 0.06), (-2.63, 0.4, z), white)  # thinner: faces in one plane would fight
     box((0.26, 1.66, 0.04), (-2.52, 0.4, 0.74), white)
     lathe(
         [(0, 0), (0.07, 0), (0.09, 0.13), (0.08, 0.13), (0, 0.11)],
@@ -799,7 +799,7 @@ def framed(picture: np.ndarray, w: float, h: float, at, wall: str, frame_mat) ->
     ]
     for side in (-1, 1):
         parts.append(box((rim, depth, h + rim), (side * w / 2, -depth / 3, 0), frame_mat, bevel=0.004))
-        parts.append(box((w, depth, rim), (0, -depth / 3, side * h / 2), frame_mat, bevel=0.004))
+        parts.append(box((w, 0.9 * depth, rim), (0, -depth / 3, side * h / 2), frame_mat, bevel=0.004))
     for part in parts:
         part.matrix_world = Matrix.Translation(at) @ turn @ part.matrix_basis
 
@@ -858,7 +858,7 @@ def lights() -> None:
 
     window = light("AREA", 150, (-2.72, 0.4, 1.5), (0.86, 0.93, 1.0), (0, -90, 0))
     window.data.shape, window.data.size, window.data.size_y = "RECTANGLE", 1.45, 1.45
-    window.visible_camera = False
+    window.visible_camera = window.visible_glossy = False
     sun = light("SUN", 11, (0, 0, 5), (1.0, 0.86, 0.66))
     sun.rotation_euler = Vector((1.0, -0.42, -0.78)).to_track_quat("-Z", "Y").to_euler()
     sun.data.angle = math.radians(1.2)
@@ -958,7 +958,7 @@ def main(
     out: Path = Path(__file__).parent / "demo_photos",
     samples: int = 16,
     scale: float = 1.0,
-    quality: int = 86,
+    quality: int = 80,
     only: tuple[int, ...] = tuple(range(PHOTOS)),
 ) -> None:
     """Render the demo photos.

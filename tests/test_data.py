@@ -71,8 +71,8 @@ def test_depth_and_cameras_agree(kind, texels):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_torch_tracer_is_the_twin(kind, dtype, texels):
     scene, _, _ = proposals(kind, 2, texels, views=2)
-    images, depth = trace.trace(scene, texels, 20, 30)
-    twin_images, twin_depth = trace_torch.trace(scene, torch.from_numpy(texels), 20, 30, dtype)
+    images, depth = trace.trace(scene, texels, 12, 18)
+    twin_images, twin_depth = trace_torch.trace(scene, torch.from_numpy(texels), 12, 18, dtype)
     difference = np.abs(images.astype(int) - twin_images.numpy()).max(-1)
     assert (difference <= 2).mean() >= 0.99
     same = np.abs(depth - twin_depth.numpy()) <= 1e-3 * depth
@@ -160,7 +160,7 @@ def test_a_stopped_bank_goes_on(tmp_path, texels, monkeypatch):
         assert (tmp_path / "b" / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_bad_folders_get_a_sentence(tmp_path):
+def test_bad_folders_get_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"is not a bank of scenes.*python -m pixworld.data.bank"):
         bank.Bank(tmp_path)
     (tmp_path / "meta.json").write_text(json.dumps({"scenes": 1}))
@@ -172,6 +172,10 @@ def test_bad_folders_get_a_sentence(tmp_path):
     with pytest.raises(InputError, match="at least one scene"):
         bank.build_bank(tmp_path / "new", scenes=0, seed=0)
     with pytest.raises(InputError, match=r"no .jpg files"):
+        procedural.library(tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    monkeypatch.setattr(procedural, "SYNTHETIC", 0)
+    with pytest.raises(InputError, match="not a readable photo"):
         procedural.library(tmp_path)
 
 

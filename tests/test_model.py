@@ -7,7 +7,7 @@ import torch
 
 from pixworld.checkpoint import load_checkpoint, save_checkpoint
 from pixworld.methods.pixworld import PixWorldConfig
-from pixworld.methods.pixworld.model import Noisy, PixWorld, scene_unit
+from pixworld.methods.pixworld.model import Noisy, PixWorld, fill, scene_unit
 from pixworld.views import InputError, Task, Views
 
 TINY = PixWorldConfig(width=32, depth=2, heads=1, size=16)
@@ -118,3 +118,12 @@ def test_what_is_not_a_checkpoint_is_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(InputError, match="cannot be read"):
         load_checkpoint(tmp_path)
+
+
+def test_fill_keeps_what_is_known_and_interpolates_the_rest():
+    plane = torch.linspace(0, 1, 24)[None, None, None].expand(1, 1, 16, 24).contiguous()
+    known = torch.rand(plane.shape, generator=torch.Generator().manual_seed(0)) < 0.1
+    filled = fill(plane, known)
+    assert torch.equal(filled[known], plane[known])
+    assert (filled - plane).abs().mean() < 0.08
+    assert fill(plane, torch.zeros_like(known)).abs().max() == 0

@@ -81,19 +81,23 @@ class Scene:
 def library(textures: Path | None) -> UInt8[np.ndarray, "k 256 256 3"]:
     """Texture images: 48 synthetic ones (1/f noise, and random leaves that occlude each other, which has the statistics
     of photos), then centre squares of the jpg files of a folder. Raises InputError for a folder without any."""
+    files = [] if textures is None else sorted(p for p in textures.glob("*") if p.suffix.lower() in {".jpg", ".jpeg"})
+    if textures is not None and not files:
+        raise InputError(f"{textures} has no .jpg files; give --textures a folder of photos, or leave it out")
     rng = np.random.default_rng(48)
     images = [_one_over_f(rng) if k % 2 else _dead_leaves(rng) for k in range(SYNTHETIC)]
-    if textures is not None:
-        files = sorted(p for p in Path(textures).glob("*") if p.suffix.lower() in {".jpg", ".jpeg"})
-        if not files:
-            raise InputError(f"{textures} has no .jpg files; give --textures a folder of photos, or leave it out")
-        for file in files:
-            with Image.open(file) as photo:
-                side = min(photo.size)
-                left, top = (photo.width - side) // 2, (photo.height - side) // 2
-                square = photo.convert("RGB").crop((left, top, left + side, top + side))
-                images.append(np.asarray(square.resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.BOX)))
-    return np.stack(images)
+    return np.stack(images + [_square(file) for file in files])
+
+
+def _square(file: Path) -> UInt8[np.ndarray, "256 256 3"]:
+    try:
+        with Image.open(file) as photo:
+            side = min(photo.size)
+            left, top = (photo.width - side) // 2, (photo.height - side) // 2
+            square = photo.convert("RGB").crop((left, top, left + side, top + side))
+    except OSError as error:
+        raise InputError(f"{file} is not a readable photo; remove it from the folder of --textures") from error
+    return np.asarray(square.resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.BOX))
 
 
 def _one_over_f(rng: Generator) -> UInt8[np.ndarray, "256 256 3"]:
@@ -109,7 +113,6 @@ def _one_over_f(rng: Generator) -> UInt8[np.ndarray, "256 256 3"]:
 
 def _dead_leaves(rng: Generator) -> UInt8[np.ndarray, "256 256 3"]:
     n = TEXTURE_SIZE
-    y, x = np.mgrid[:n, :n]
     image = np.empty((n, n, 3))
     image[:] = palette_colour(rng)
     base = [palette_colour(rng) for _ in range(4)]
@@ -117,11 +120,16 @@ def _dead_leaves(rng: Generator) -> UInt8[np.ndarray, "256 256 3"]:
     for r in np.sort(4 * (1 - rng.random(260)) ** -0.8)[::-1]:  # power law of radii, small ones on top
         cx, cy, angle, aspect = rng.uniform(0, n), rng.uniform(0, n), rng.uniform(0, np.pi), rng.uniform(0.4, 1)
         r = min(r, n / 3)
+        reach = int(1.5 * r) + 2
+        y, x = np.mgrid[
+            max(0, int(cy) - reach) : min(n, int(cy) + reach), max(0, int(cx) - reach) : min(n, int(cx) + reach)
+        ]
+        patch = image[y[0, 0] : y[-1, 0] + 1, x[0, 0] : x[0, -1] + 1]
         u = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
         v = ((y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)) / aspect
         leaf = np.hypot(u, v) < r if rng.random() < round_share else np.maximum(abs(u), abs(v)) < r
-        image[leaf] = base[rng.integers(4)] * rng.uniform(0.6, 1.2) + rng.normal(0, 0.04, 3)
-        image[leaf] += (0.1 * rng.normal() * u[leaf] / r)[:, None]  # a shade across the leaf
+        patch[leaf] = base[rng.integers(4)] * rng.uniform(0.6, 1.2) + rng.normal(0, 0.04, 3)
+        patch[leaf] += (0.1 * rng.normal() * u[leaf] / r)[:, None]  # a shade across the leaf
     image += rng.normal(0, 0.03, (n, n, 1))
     return np.clip(255 * image, 0, 255).astype(np.uint8)
 

@@ -19,7 +19,7 @@ from pixworld.sh import rgb_to_sh
 class PixelMaps(NamedTuple):
     """Raw head outputs, one value a pixel."""
 
-    log_depth: Float[Tensor, "b v h w"]  # residual on the prior, in units of the scene
+    log_depth: Float[Tensor, "b v h w"]  # residual on the base, depth in units of the scene
     colour: Float[Tensor, "b v 3 h w"]  # residual on the base image, range -1..1
     opacity: Float[Tensor, "b v h w"]
     scale: Float[Tensor, "b v 3 h w"]
@@ -51,21 +51,21 @@ class GaussianHead(nn.Module):
 def lift(
     maps: PixelMaps,
     base: Float[Tensor, "b v 3 h w"],
+    base_log_depth: Float[Tensor, "b v h w"],
     cameras: Cameras,
     unit: Float[Tensor, " b"],
     *,
-    depth_prior: float,
     scale_range: tuple[float, float],
     scale_start: float,
     opacity_start: float,
 ) -> tuple[Gaussians, Float[Tensor, "b v h w"], Float[Tensor, "b v 3 h w"]]:
     """One Gaussian a pixel: activated, in world space.
 
-    depth = unit · exp(depth_prior + raw); a Gaussian's scale is a multiple of its pixel's footprint depth / f, kept
+    depth = unit · exp(base + raw); a Gaussian's scale is a multiple of its pixel's footprint depth / f, kept
     inside `scale_range` (its lower end keeps surfaces closed when they are rendered larger than they were predicted);
     colour = base + raw. Returns the Gaussians [b (v h w) ..], z-depth in scene units and the colour map in -1..1.
     """
-    depth = unit[:, None, None, None] * torch.exp((depth_prior + maps.log_depth).clamp(-7, 7))
+    depth = unit[:, None, None, None] * torch.exp((base_log_depth + maps.log_depth).clamp(-7, 7))
     origins, directions = cameras.rays()
     means = origins + depth[..., None] * directions
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from pixworld.checkpoint import save_checkpoint
 from pixworld.data.bank import Bank, build_bank
 from pixworld.data.sampling import training_batch
-from pixworld.evaluation import novel_views, sample_sheet
+from pixworld.evaluation import no_hints, novel_views, point_hints, sample_sheet
 from pixworld.files import atomic, save_image
 from pixworld.methods import PRESETS
 from pixworld.methods.base import Method
@@ -143,8 +143,9 @@ def _validate(model: Method, ema: dict[str, Tensor], bank: Bank, sheet: Path) ->
     scenes = [bank.views(i) for i in range(len(bank) - VALIDATION_SCENES, len(bank))]
     scores = {}
     for name, context in (("4", (0, 2, 5, 7)), ("2", (0, 7))):
-        result = novel_views(model, scenes, context)
-        scores |= {f"psnr_{name}": result["psnr"], f"gain_{name}": result["psnr"] - result["nearest"]}
+        for kind, hints in (("", no_hints), ("_points", point_hints(100))):
+            result = novel_views(model, scenes, context, hints)
+            scores |= {f"psnr_{name}{kind}": result["psnr"], f"gain_{name}{kind}": result["psnr"] - result["nearest"]}
     save_image(sheet, sample_sheet(model, scenes[:4]))
     model.load_state_dict(weights)
     return scores

@@ -16,9 +16,7 @@ class PixWorldRecipe:
     contexts: dict[int, float] = field(default_factory=lambda: {2: 0.25, 4: 0.55, 6: 0.2})  # views seen -> share
     generative: float = 0.4  # share of steps with noisy views; the others are pure reconstruction
     generated_views: int = 4  # clean + noisy views of a generative step
-    clean: dict[int, float] = field(
-        default_factory=lambda: {0: 0.2, 1: 0.5, 2: 0.2, 3: 0.1}
-    )  # clean ones of these
+    clean: dict[int, float] = field(default_factory=lambda: {0: 0.2, 1: 0.5, 2: 0.2, 3: 0.1})  # clean ones of these
     novel: int = 3  # views that are rendered and compared but not seen
     text_drop: float = 0.2
     # Scenes whose clean views carry sparse depth, as structure from motion gives it: log-uniform counts, with noise.
@@ -45,8 +43,8 @@ class PixWorldConfig:
     text_width: int = 128
     sh_degree: int = 0
     gate: float = 0.3  # residual gates at the start of training; 0 is adaLN-Zero as published
-    depth_prior: float = 0.3  # log depth at the start, in units of the scene
-    scale_range: tuple[float, float] = (0.4, 8.0)  # of a Gaussian, in pixel footprints
+    depth_prior: float = 0.3  # log depth, in units of the scene, where no hint tells it
+    scale_range: tuple[float, float] = (0.4, 4.0)  # of a Gaussian, in pixel footprints
     scale_start: float = 0.5
     opacity_start: float = 0.6
     eps2d: float = 0.1  # low-pass of training renders, square pixels; 0.3 would blur images this small

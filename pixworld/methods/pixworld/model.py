@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pixworld import diffusion
@@ -74,18 +75,18 @@ class PixWorld(Method):
         unit = scene_unit(clean, cameras)
         local = normalise(cameras, unit)
 
-        inputs, bases, times = {}, [], {}
+        inputs, bases, log_depths, times = {}, [], [], {}
         if clean is not None:
             image = diffusion.to_signal(clean.images)
-            hint = torch.zeros_like(clean.images[:, :, 0]) if clean.depth is None else clean.depth
-            known = hint > 0
-            log_hint = torch.log(torch.where(known, hint / unit[:, None, None, None], 1.0))
+            log_hint, known = self._hints(clean, unit)
             inputs["clean"] = torch.cat([image, log_hint[:, :, None], known[:, :, None].float()], dim=2)
             bases.append(image)
+            log_depths.append(log_hint)
             times["clean"] = torch.ones(len(image), device=image.device)
         if noisy is not None:
             inputs["noisy"] = noisy.x_t
             bases.append(diffusion.linear_estimate(noisy.x_t, noisy.t))
+            log_depths.append(torch.full_like(noisy.x_t[:, :, 0], self.config.depth_prior))
             times["noisy"] = noisy.t
 
         rays = ray_map(local).split([len(p) for p in parts], dim=1)
@@ -107,14 +108,27 @@ class PixWorld(Method):
             *lift(
                 type(maps[0])(*(torch.cat(x, dim=1) for x in zip(*maps, strict=True))),
                 torch.cat(bases, dim=1),
+                torch.cat(log_depths, dim=1),
                 cameras,
                 unit,
-                depth_prior=c.depth_prior,
                 scale_range=c.scale_range,
                 scale_start=c.scale_start,
                 opacity_start=c.opacity_start,
             )
         )
+
+    def _hints(
+        self, clean: Views, unit: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b v h w"], Bool[Tensor, "b v h w"]]:
+        """Log depth in units, interpolated from the known pixels of each view, and which those are. The prior stands in
+        for scenes without any; for a view without any, the unit (their median) does."""
+        if clean.depth is None:
+            known = torch.zeros_like(clean.images[:, :, 0], dtype=torch.bool)
+            return torch.full_like(clean.images[:, :, 0], self.config.depth_prior), known
+        known = clean.depth > 0
+        log_depth = torch.log(torch.where(known, clean.depth / unit[:, None, None, None], 1.0))
+        blind = ~known.flatten(1).any(dim=1)
+        return torch.where(blind[:, None, None, None], self.config.depth_prior, fill(log_depth, known)), known
 
     def _patchify(self, x: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v l p"]:
         p = self.config.patch
@@ -224,6 +238,20 @@ def normalise(cameras: Cameras, unit: Float[Tensor, " b"]) -> Cameras:
 def _lengths(unit: Tensor, c2w: Tensor) -> Tensor:
     """Divisor of the translation column [b 1 4 1]: the unit for x, y, z and 1 for the homogeneous row."""
     return torch.cat([unit[:, None].expand(-1, 3), torch.ones_like(unit)[:, None]], dim=-1)[:, None, :, None].to(c2w)
+
+
+def fill(values: Float[Tensor, "b v h w"], known: Bool[Tensor, "b v h w"]) -> Float[Tensor, "b v h w"]:
+    """Interpolate sparse values by pull-push (Gortler et al. 1996): averages of known pixels on ever coarser grids, and
+    back down into the pixels that are unknown. 0 where a view knows nothing."""
+    weight = known.to(values)
+    levels = [(values * weight, weight)]
+    while max(levels[-1][0].shape[-2:]) > 1:
+        levels.append(tuple(F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in levels[-1]))
+    filled = torch.zeros_like(levels[-1][0])
+    for total, weight in reversed(levels):
+        filled = F.interpolate(filled, total.shape[-2:], mode="bilinear", align_corners=False)
+        filled = torch.where(weight > 0, total / weight.clamp_min(1e-9), filled)
+    return filled
 
 
 def sparse_hints(
