@@ -159,9 +159,7 @@ class Stages:
 
 def main(args: list[str] | None = None) -> None:
     """Run `backend ...`."""
-    run_command(
-        lambda: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="backend", description=__doc__, args=args)
-    )
+    run_command(lambda: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="backend", description=__doc__, args=args))
 
 
 def run_command(command: Callable[[], object], name: str = "backend") -> None:

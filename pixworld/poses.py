@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -30,6 +32,9 @@ from pixworld.files import image_to_tensor, resize_photo
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Views
 
 pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)  # its progress and warnings go to stderr otherwise
+if threading.current_thread() is threading.main_thread():
+    # importing it hands SIGTERM to a crash reporter; Python still knows the handler that was there
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
 
 # Called with (stage, step, steps); the stages are features, matching, mapping, undistorting. It may raise Cancelled.
 OnProgress = Callable[[str, int, int], None]
@@ -47,6 +52,8 @@ class _Search(NamedTuple):
 # The first is enough for most sets. The second, tried when that leaves photos out, finds small and weak features and
 # accepts doubtful matches, which geometric verification sorts out in more time.
 _SEARCHES = (_Search(800, 4096, 0.0067, 0.8), _Search(1600, 8192, 0.003, 0.9))
+# Known poses tell good matches from bad, so the lax thresholds cost nothing.
+_TRIANGULATION = _Search(800, 8192, 0.003, 0.9)
 _ENOUGH = 0.9  # of the photos registered: no need for the next search
 _ALL_PAIRS = 40  # up to as many photos every pair is matched; above, neighbours by name and ever wider gaps
 _NEIGHBOURS = 10
@@ -365,8 +372,7 @@ def _triangulate(
     photos: Sequence[Photo], cameras: Sequence[Cameras], seed: int, on_progress: OnProgress
 ) -> list[Float[np.ndarray, "m 3"]]:
     """World positions of the points seen in each photo; none where nothing could be triangulated."""
-    search = _SEARCHES[0]
-    images = [_grey(photo.image, search.long_side) for photo in photos]
+    images = [_grey(photo.image, _TRIANGULATION.long_side) for photo in photos]
     model = pycolmap.Reconstruction()
     for i, (camera, image) in enumerate(zip(cameras, images), start=1):
         height, width = image.shape
@@ -379,7 +385,7 @@ def _triangulate(
         model.add_image_with_trivial_frame(pycolmap.Image(name=_file_name(i), camera_id=i, image_id=i), pose)
     with tempfile.TemporaryDirectory(prefix="pixworld-sfm-") as folder:
         database = Path(folder) / "database.db"
-        _write_database(database, model, images, search, on_progress)
+        _write_database(database, model, images, _TRIANGULATION, on_progress)
         two_view = pycolmap.TwoViewGeometryOptions()
         two_view.ransac.random_seed = seed
         on_progress("mapping", 0, 1)

@@ -98,7 +98,7 @@ def _activate(fields: dict[str, Tensor]) -> Gaussians:
 
 def _half(photo: Views) -> Views:
     height, width = (max(16, side // 2) for side in photo.images.shape[-2:])
-    images = F.interpolate(photo.images, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    images = F.interpolate(photo.images, (height, width), mode="area")  # like the mask, so that nothing bleeds over it
     mask = photo.mask
     if mask is not None:
         mask = F.interpolate(mask[:, None].float(), (height, width), mode="area")[:, 0] > 0.99

@@ -1,6 +1,6 @@
 """The quality table of the README: real photo sets with given cameras, and procedural scenes that were held out.
 
-    python scripts/bench_quality.py --photos ../shared/data/real/eval --bank banks/heldout
+python scripts/bench_quality.py --photos ../shared/data/real/eval --bank banks/heldout
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from backend.worker import make_options, reconstruct_folder
 from pixworld.checkpoint import load_checkpoint
 from pixworld.data.bank import Bank
 from pixworld.evaluation import no_hints, novel_views, point_hints
+
+CONTEXTS = {"4 views": (0, 2, 5, 7), "2 views, the path's ends": (0, 7), "2 nearer views": (2, 5)}  # of 8 frames
 
 
 def main(
@@ -55,9 +57,10 @@ def main(
         model, info = load_checkpoint(checkpoint)
         held_out = Bank(bank)
         views = [held_out.views(i) for i in range(min(scenes, len(held_out)))]
-        print(f"\n| {len(views)} held-out scenes, {info['name']} {info['hash']} | nearest view | PixWorld | gain | SSIM |")
+        title = f"{len(views)} held-out scenes, {info['name']} {info['hash']}"
+        print(f"\n| {title} | nearest view | PixWorld | gain | SSIM |")
         print("|---|---|---|---|---|")
-        for label, context in (("4 views", (0, 2, 5, 7)), ("2 views, the path's ends", (0, 7)), ("2 near views", (2, 5))):
+        for label, context in CONTEXTS.items():
             for known, hints in (("", no_hints), (", 100 depth points a view", point_hints(100))):
                 r = novel_views(model, views, context, hints)
                 print(f"| {label}{known} | {r['nearest']:.2f} | {r['psnr']:.2f} | {r['psnr'] - r['nearest']:+.2f} "

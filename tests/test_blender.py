@@ -263,7 +263,7 @@ def check_render(folder):
     import bpy
 
     bpy.ops.wm.open_mainfile(filepath=str(folder / "scene.blend"))
-    assert not [name for name in bpy.context.preferences.addons.keys() if "pixworld" in name]
+    assert not [name for name in bpy.context.preferences.addons if "pixworld" in name]
     scene = bpy.context.scene
     assert (scene.camera.name, scene.render.engine) == ("landscape.jpg", "CYCLES")
     photo = scene.camera.data.background_images[0].image
@@ -479,7 +479,7 @@ def test_local_backend(tmp_path, extension):
 def check_reconstruct(folder, extension, service, photos):
     import bpy
 
-    operators, settings = set_up(extension, service, photos)
+    operators, _settings = set_up(extension, service, photos)
     session = operators.session
     assert bpy.ops.pixworld.reconstruct() == {"FINISHED"}
     assert session.state == "running" and not bpy.ops.pixworld.reconstruct.poll()
@@ -491,7 +491,9 @@ def check_reconstruct(folder, extension, service, photos):
     assert len(cloud.data.points) == 2000
     cameras = collection.children[0].objects
     assert [x.name for x in cameras] == ["a.jpg", "bé.JPG", "c.png"]
-    assert bpy.context.scene.camera == cameras["a.jpg"] and cameras["c.png"].data.background_images[0].image.size[0] == 96
+    assert (
+        bpy.context.scene.camera == cameras["a.jpg"] and cameras["c.png"].data.background_images[0].image.size[0] == 96
+    )
     assert (bpy.context.scene.render.resolution_x, bpy.context.scene.render.resolution_y) == (96, 80)
     assert render_frame(folder).mean() > 0.05
 
@@ -607,7 +609,7 @@ def check_silence(folder, extension, photos):
     context = zmq.Context()
     silent = context.socket(zmq.ROUTER)
     address = f"tcp://127.0.0.1:{silent.bind_to_random_port('tcp://127.0.0.1')}"
-    operators, settings = set_up(extension, address, photos)
+    operators, _settings = set_up(extension, address, photos)
 
     def answer_once():
         who, *frames = silent.recv_multipart()

@@ -88,7 +88,9 @@ def test_reconstruct(tmp_path, photos, checkpoint, capsys):
         "--checkpoint", checkpoint, "--refine", 3, "--device", "cpu",
     )  # fmt: skip
     assert code == 0, stderr
-    assert sorted(file.name for file in out.iterdir()) == ["preview.png", "report.json", "scene.ply", "transforms.json"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "photos", "preview.png", "report.json", "scene.ply", "transforms.json",
+    ]  # fmt: skip
     report = json.loads((out / "report.json").read_text())
     keys = "psnr ssim per_image baseline_nearest_view_psnr gaussians views size seconds checkpoint feedforward_psnr"
     assert set(keys.split()) <= report.keys()

@@ -1,7 +1,6 @@
 """The training loop on a real, small bank: it learns, resumes bit for bit, and says what is wrong."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -62,15 +61,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, bank_folder, tmp_path, 
     assert (tmp_path / "straight" / "weights" / "model.safetensors").exists()
 
 
-def test_training_lowers_the_loss(tiny, bank_folder, monkeypatch):
+def test_training_lowers_the_loss_of_a_batch(tiny, bank_folder):
     bank = bank_module.Bank(bank_folder)
-    run = TrainConfig(steps=40, batch=4, warmup=2)
-    recipe = replace(PRESETS["tiny"]().recipe, generative=0.0, contexts={4: 1.0})
+    run = TrainConfig(steps=1000, batch=4, warmup=0)
     torch.manual_seed(0)
-    model = replace(PRESETS["tiny"](), recipe=recipe).build()
+    model = PRESETS["tiny"]().build()
     optimisers = loop.make_optimisers(model, run)
-    history = [sum(loop.train_step(model, optimisers, bank, run, step)[0].values()) for step in range(40)]
-    assert sum(history[-8:]) < 0.9 * sum(history[:8])
+    # the same step again and again is the same batch, split and noise
+    history = [sum(loop.train_step(model, optimisers, bank, run, 3)[0].values()) for _ in range(25)]
+    assert history[-1] < 0.7 * history[0]
 
 
 def test_wrong_calls_are_named(tiny, bank_folder, tmp_path):

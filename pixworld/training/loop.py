@@ -191,7 +191,7 @@ def _load(path: Path, model: Method, ema: dict, optimisers: list) -> int:
     return state["step"]
 
 
-def _say(record: dict[str, float]) -> None:
+def _say(record: dict[str, Any]) -> None:
     width = shutil.get_terminal_size((140, 24)).columns
     print(" ".join(f"{k}={v:.4g}" for k, v in record.items())[:width], flush=True)
 
