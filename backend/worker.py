@@ -72,6 +72,7 @@ def reconstruct_folder(
     from pixworld.ply import save_ply
     from pixworld.reconstruct import reconstruct
 
+    _spare_originals(photos, cameras, out)
     with output_folder(out) as folder:
         on_progress("read photos", 0, 1)
         loaded, skipped = load_photos(photos)
@@ -139,16 +140,31 @@ def output_folder(out: Path) -> Iterator[Path]:
     try:
         yield temp
         out.mkdir(parents=True, exist_ok=True)
-        for made in temp.iterdir():
-            if made.is_dir() and (out / made.name).is_dir():
-                shutil.rmtree(out / made.name)
-            os.replace(made, out / made.name)
+        # a folder comes before what is in it, and the report, which says that a run is complete, last
+        for made in sorted(temp.rglob("*"), key=lambda path: (path.name == "report.json", path)):
+            target = out / made.relative_to(temp)
+            if made.is_dir():
+                target.mkdir(exist_ok=True)
+            else:
+                os.replace(made, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"the disk of {out} is full; make room or choose another --out.") from None
         raise
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+
+
+def _spare_originals(photos: Sequence[Path], cameras: Path | None, out: Path) -> None:
+    """Refuse to write results over the user's photos or cameras. Raises InputError."""
+    from pixworld.views import InputError
+
+    copies = Path(out, "photos").resolve()
+    ours = not copies.exists() or Path(out, "report.json").exists()
+    if not ours or any(copies in (path.resolve(), *path.resolve().parents) for path in photos):
+        raise InputError(f"{copies} holds photos that results would be written over; choose another --out.")
+    if cameras is not None and cameras.resolve() == Path(out, "transforms.json").resolve():
+        raise InputError(f"{cameras} would be overwritten by the result's cameras; choose another --out.")
 
 
 def make_options(**values: Any) -> ReconstructOptions:
@@ -189,6 +205,7 @@ def preview(result: Reconstruction) -> Tensor:
             rendering = render(gaussians, photo.views.cameras.to(gaussians.means.device))
         depth = torch.where(rendering.alpha > 0.5, rendering.depth, 0.0)[0].cpu()
         known = depth[depth > 0]
+        known = known[:: max(1, len(known) // 1_000_000)]  # quantile() takes no more than 16 million
         lo, hi = (known.quantile(q).item() for q in (0.02, 0.98)) if known.numel() else (1.0, 2.0)
         panels = [photo.views.images[0].cpu(), rendering.rgb[0].cpu(), colour_depth(depth, lo, max(hi, 1.01 * lo))]
         row = torch.cat(panels, dim=-1).clamp(0, 1)

@@ -113,8 +113,6 @@ def show_photo(camera: bpy.types.Object, photo: bytes) -> None:
     image.source = "FILE"
     background = camera.data.background_images.new()
     background.image = image
-    background.display_depth = "FRONT"
-    background.alpha = 0.5
     camera.data.show_background_images = True
 
 

@@ -53,14 +53,15 @@ def add_scene(
     inside = bpy.data.collections.new(f"{name} Cameras")
     collection.children.link(inside)
     made = []
-    size = float(np.median(np.ptp(gaussians["means"], axis=0)))
+    means = gaussians["means"]
+    size = float(np.median(np.abs(means - np.median(means, axis=0))))  # does not mind stray splats
     for photo in photos:
         camera = cameras.make(photo.name, photo.c2w, photo.K, photo.width, photo.height, inside)
         camera.parent = root
-        camera.data.display_size = 0.05 * size
+        camera.data.display_size = 0.1 * size
         camera["pixworld_split"] = photo.split
         if photo.photo is not None:
             cameras.show_photo(camera, photo.photo)
         made.append(camera)
-    root.empty_display_size = 0.1 * size
+    root.empty_display_size = 0.3 * size
     return Imported(collection, cloud, made)

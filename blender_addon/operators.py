@@ -35,7 +35,8 @@ def pump() -> None:
 
 def tick() -> float | None:
     """The timer: runs as long as there is a connection or a process to watch."""
-    pump()
+    if not bpy.app.is_job_running("RENDER"):  # nothing may change under a render; what comes is kept until it ends
+        pump()
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
             if area.type == "VIEW_3D":

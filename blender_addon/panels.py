@@ -37,7 +37,7 @@ class PixWorldPanel(bpy.types.Panel):
         if session.error:
             box = layout.box().column(align=True)
             box.alert = True
-            width = max(20, int(context.region.width / (7 * context.preferences.system.ui_scale)))
+            width = max(20, int(context.region.width / (9 * context.preferences.system.ui_scale)))
             for i, line in enumerate(textwrap.wrap(session.error, width)):
                 box.label(text=line, icon="ERROR" if i == 0 else "NONE")
         elif session.state in ("done", "cancelled"):

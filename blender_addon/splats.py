@@ -44,18 +44,19 @@ def make(name: str, arrays: Mapping[str, np.ndarray], collection: bpy.types.Coll
         attribute.data.foreach_set(_NAMES[kind], np.ascontiguousarray(values, np.float32).ravel())
     splats = bpy.data.objects.new(name, mesh)
     collection.objects.link(splats)
-    if "POINTCLOUD" in bpy.ops.object.convert.get_rna_type().properties["target"].enum_items:
-        with bpy.context.temp_override(
-            active_object=splats, object=splats, selected_objects=[splats], selected_editable_objects=[splats]
-        ):
-            bpy.ops.object.convert(target="POINTCLOUD")
-        bpy.data.meshes.remove(mesh)
-        return splats
-    return _convert_by_nodes(splats)
+    with bpy.context.temp_override(
+        active_object=splats, object=splats, selected_objects=[splats], selected_editable_objects=[splats]
+    ):
+        targets = bpy.ops.object.convert.get_rna_type().properties["target"].enum_items
+        if "POINTCLOUD" not in targets or not bpy.ops.object.convert.poll():  # as in Edit Mode
+            return _convert_by_nodes(splats)
+        bpy.ops.object.convert(target="POINTCLOUD")
+    bpy.data.meshes.remove(mesh)
+    return splats
 
 
 def _convert_by_nodes(splats: bpy.types.Object) -> bpy.types.Object:
-    """Blender before 4.4 converts by Geometry Nodes only; the object is replaced."""
+    """Where the operator cannot (Blender before 4.4, Edit Mode), Geometry Nodes convert; the object is replaced."""
     name, mesh, (collection,) = splats.name, splats.data, splats.users_collection
     mesh.attributes["radius"].name = "gs_radius"  # Mesh to Points overwrites "radius"
     tree = bpy.data.node_groups.new(name, "GeometryNodeTree")

@@ -51,7 +51,15 @@ def load_checkpoint(folder: Path | None = None, device: str = "cpu") -> tuple[Me
         config = msgspec.json.decode(raw, type=METHODS[method])
         model = config.build()
         model.load_state_dict(dequantise(load_file(folder / "model.safetensors")))
-    except (msgspec.MsgspecError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
+    except (
+        msgspec.MsgspecError,
+        KeyError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        SafetensorError,
+        RuntimeError,
+    ) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder} cannot be read as a checkpoint ({reason}); it may be of another version") from None
     digest = hashlib.sha256(weights).hexdigest()[:12]

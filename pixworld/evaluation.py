@@ -75,9 +75,10 @@ def infer(
 ) -> Gaussians:
     """Gaussians [n ..] of one scene from its clean views, without progress; see Method.infer."""
     device = next(model.parameters()).device
+    targets = None if targets is None else targets.to(device)
     text = clean.text[0] if clean.text else ""
     task = Task(replace(clean, depth=hints(clean.depth)).to(device), targets, prompt=text, steps=steps)
-    return model.infer(task, lambda *_: None).gaussians
+    return model.infer(task, lambda *_: None).gaussians.to(clean.images.device)
 
 
 def sample_sheet(model: Method, scenes: Sequence[Views]) -> Float[Tensor, "3 h w"]:

@@ -71,10 +71,15 @@ def reconstruct(
             posed, unposed = poses_from_photos(photos, options.size, seed=options.seed, on_progress=on_progress)
         else:
             posed, unposed = [], []
+            known = {c.name for c in cameras}
             for part in ([p for p in photos if p.name not in held], [p for p in photos if p.name in held]):
-                if part:
-                    some, missing = poses_from_cameras(part, cameras, options.size, on_progress=on_progress)
-                    posed, unposed = posed + some, unposed + missing
+                if posed and not any(p.name in known for p in part):  # a file of training cameras alone
+                    unposed += [p.name for p in part]
+                    continue
+                some, missing = poses_from_cameras(
+                    part, cameras, options.size, seed=options.seed, on_progress=on_progress
+                )
+                posed, unposed = posed + some, unposed + missing
             posed.sort(key=lambda p: p.name)
     train = [p for p in posed if p.name not in held]
     test = [p for p in posed if p.name in held]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from PIL import Image
 from backend.cli import Stages, run_command
 from backend.worker import make_options, reconstruct_folder
 from pixworld.cameras import Cameras, interpolate
-from pixworld.files import load_cameras, save_cameras, save_video, write_json
+from pixworld.files import PHOTO_SUFFIXES, load_cameras, save_cameras, save_video, write_json
 from pixworld.ply import load_ply
 from pixworld.render import render
 from pixworld.views import NamedCamera
@@ -44,19 +45,24 @@ def main(
     source = str(photos.resolve()) if photos else set
     stamp = out / "source.json"
     if stamp.exists() and json.loads(stamp.read_text()) != source:
+        shutil.rmtree(out / "photos", ignore_errors=True)  # the results of other photos
         for name in ("report.json", "turntable.mp4", "scene.blend"):
             (out / name).unlink(missing_ok=True)
     write_json(stamp, source)
 
     truth = None
+    scored = out / "report.json"
+    if source == "motorcycle" and scored.exists() and "depth_median_error" not in json.loads(scored.read_text()):
+        scored.unlink()  # interrupted before it was scored
     with _stage("reconstruct", out / "report.json") as needed:
         if needed:
             cameras = None
             if photos is None and set == "motorcycle":
                 photos, cameras, truth = motorcycle(out / "motorcycle")
             photos = photos or ROOT / "scripts" / "demo_photos"
-            # A pair leaves nothing to hold out; it is scored by its depth.
-            options = make_options(holdout=0 if truth is not None else 8, size=512, refine=300)
+            # Few photos leave none to hold out.
+            count = sum(file.suffix.lower() in PHOTO_SUFFIXES for file in photos.iterdir()) if photos.is_dir() else 0
+            options = make_options(holdout=8 if count >= 8 else 0, size=512, refine=300)
             with Stages() as stages:
                 report = reconstruct_folder([photos], out, cameras, options, stages)
             if truth is not None:

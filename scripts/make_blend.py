@@ -56,6 +56,11 @@ def make_blend(scene: Path, cameras_file: Path, photos: Path | None, out: Path) 
     imported = importer.add_scene(scene.stem, gaussians, posed, here)
     shading.match_training(here)
     cameras.look_through(imported.cameras[0], here)
+    for screen in bpy.data.screens:  # the file opens on the shaded splats
+        for area in screen.areas:
+            if area.type == "VIEW_3D":
+                area.spaces.active.shading.type = "MATERIAL"
+                area.spaces.active.region_3d.view_perspective = "CAMERA"
     bpy.context.preferences.filepaths.save_version = 0  # no backup file beside it
     with atomic(out) as temp:
         bpy.ops.wm.save_as_mainfile(filepath=str(temp.resolve()))

@@ -34,7 +34,7 @@ def address():
     process, address = start_server(CANCEL_GRACE_S=1.0)
     yield address
     process.terminate()
-    assert process.wait(5) == 0
+    assert process.wait(30) == 0
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def client(address):
 
 def until(client, job, kind):
     """Poll until the first event of a kind; returns it."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for event in client.poll():
             if (event.job, event.kind) == (job, kind):
@@ -99,7 +99,7 @@ def test_cancel_while_running_and_queued_and_over(client):
     assert client.wait(queued).kind == "cancelled"
     before = time.monotonic()
     assert client.hello()["protocol"] == PROTOCOL
-    assert time.monotonic() - before < 0.5
+    assert time.monotonic() - before < 1
     client.cancel(running)
     client.cancel(running)
     assert client.wait(running).kind == "cancelled"
@@ -141,7 +141,7 @@ def test_five_clients(address):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     for i in range(5):
         assert [event.header["fields"]["k"] for event in results[i]] == list(range(5))
         assert all((event.arrays["a"] == 2 * i).all() for event in results[i])
@@ -204,7 +204,7 @@ def test_a_dead_backend():
         with pytest.raises(BackendError, match="no backend"):
             client.submit("echo", {}, {})
         assert client.poll() == [] and not client.alive
-    assert time.monotonic() - before < 2.5
+    assert time.monotonic() - before < 4
     with pytest.raises(BackendError, match="not an address"):
         Client("nonsense")
 
@@ -234,8 +234,8 @@ def test_no_process_is_left_behind(number):
         job = client.submit("count", {"steps": 1000}, {})
         started(client, job)
         process.send_signal(number)
-        assert process.wait(5) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
-        deadline = time.monotonic() + 3
+        assert process.wait(30) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
+        deadline = time.monotonic() + 20
         while Path(f"/proc/{worker}").exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -255,7 +255,7 @@ def test_results_are_dropped_when_they_are_too_old():
             assert [client.status(job)["state"] for job in jobs] == ["unknown", "unknown", "result", "result"]
     finally:
         process.terminate()
-        process.wait(5)
+        process.wait(30)
 
 
 def test_a_restarted_backend_has_lost_its_jobs(tmp_path):
@@ -268,7 +268,7 @@ def test_a_restarted_backend_has_lost_its_jobs(tmp_path):
 
     process = start()
     with Client(bind) as client:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not client.alive and time.monotonic() < deadline:
             client.poll()
             time.sleep(0.02)
@@ -280,7 +280,7 @@ def test_a_restarted_backend_has_lost_its_jobs(tmp_path):
         assert until(client, job, "error").header["code"] == "LOST"
         assert client.alive
     process.terminate()
-    process.wait(5)
+    process.wait(30)
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,11 @@ def test_render_of_several_sizes_makes_no_video(tmp_path, scene, arc, capsys):
 def test_reconstruct(tmp_path, photos, checkpoint, capsys):
     (photos / "broken.jpg").write_bytes(b"\xff\xd8 no photo")
     out = tmp_path / "out"
-    code, stdout, stderr = run(
-        capsys, "reconstruct", photos, "--out", out, "--cameras", tmp_path / "cameras.json", "--holdout", 3,
+    args = (
+        "reconstruct", photos, "--out", out, "--cameras", tmp_path / "cameras.json", "--holdout", 3,
         "--checkpoint", checkpoint, "--refine", 3, "--device", "cpu",
     )  # fmt: skip
+    code, stdout, stderr = run(capsys, *args)
     assert code == 0, stderr
     assert sorted(file.name for file in out.iterdir()) == [
         "photos", "preview.png", "report.json", "scene.ply", "transforms.json",
@@ -100,7 +101,9 @@ def test_reconstruct(tmp_path, photos, checkpoint, capsys):
     splits = {camera.name: camera.split for camera in load_cameras(out / "transforms.json")}
     assert splits == {f"p{i}.jpg": "holdout" if i in (0, 3) else "train" for i in range(6)}
     assert Image.open(out / "preview.png").size == (3 * 80, 2 * 64)
-    assert "refine" in stderr and sorted(tmp_path.glob("**/.partial-*")) == []
+    assert "refine" in stderr
+    assert run(capsys, *args)[0] == 0  # again, over the earlier result
+    assert len(list((out / "photos").iterdir())) == 6 and list(tmp_path.glob("**/.partial-*")) == []
 
 
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, scene, photos, checkpoint, capsys):
@@ -122,6 +125,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, scene, photos, c
         ("reconstruct", photos, "--out", file),
         ("reconstruct", photos, "--out", file / "below"),
         ("reconstruct", photos, "--out", "/proc/nowhere"),
+        ("reconstruct", photos, "--out", tmp_path, "--checkpoint", checkpoint),
         ("reconstruct", photos, "--out", out, "--cameras", file),
         ("reconstruct", photos, "--out", out, "--cameras", other, "--checkpoint", checkpoint),
         ("reconstruct", photos, "--out", out, "--checkpoint", empty),
@@ -140,6 +144,15 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, scene, photos, c
         sentence = stderr.splitlines()[-1]
         assert sentence.startswith("backend: ") and len(sentence) > 30, args
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_originals_are_never_written_over(tmp_path, photos):
+    for inputs in ([photos], [photos / "p0.jpg"], [tmp_path / "elsewhere"]):
+        with pytest.raises(InputError, match="choose another --out"):
+            worker.reconstruct_folder(inputs, tmp_path, None, worker.make_options(), lambda *_: None)
+    (tmp_path / "report.json").write_text("{}")  # an earlier result, which may be replaced, but not by itself
+    with pytest.raises(InputError, match="choose another --out"):
+        worker.reconstruct_folder([photos], tmp_path, None, worker.make_options(), lambda *_: None)
 
 
 def test_no_gpu_is_said(tmp_path, photos, checkpoint, capsys):

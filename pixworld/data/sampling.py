@@ -26,6 +26,8 @@ def training_batch(bank: Bank, batch: int, seed: int, step: int, scenes: int) ->
         views = quarter_turn(views)
     if rng.random() < 0.5:
         views = replace(views, images=views.images.flip(1), depth=views.depth.flip(1), cameras=_reversed(views.cameras))
+    if rng.random() < 0.5:  # another order of the colour channels; the captions, which name colours, are no longer true
+        views = replace(views, images=views.images[:, :, rng.permutation(3).tolist()], text=("",) * batch)
     return replace(views, images=recolour(views.images, rng))
 
 
@@ -72,13 +74,10 @@ def quarter_turn(views: Views) -> Views:
 
 
 def recolour(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Random channel order, gamma and exposure a scene, the same for all of its frames [b v 3 h w]."""
-    out = images
-    if rng.random() < 0.5:
-        out = out[:, :, rng.permutation(3).tolist()]
+    """Random gamma and exposure a scene, the same for all of its frames [b v 3 h w]."""
     gamma = torch.from_numpy(np.exp(rng.normal(0, 0.25, len(images))).astype(np.float32))
     gain = torch.from_numpy(np.exp(rng.normal(0, 0.1, (len(images), 3))).astype(np.float32))
-    out = out.clamp_min(1e-4) ** rearrange(gamma, "b -> b 1 1 1 1") * rearrange(gain, "b c -> b 1 c 1 1")
+    out = images.clamp_min(1e-4) ** rearrange(gamma, "b -> b 1 1 1 1") * rearrange(gain, "b c -> b 1 c 1 1")
     return out.clamp(0, 1)
 
 

@@ -7,6 +7,7 @@ resumed run continues bit for bit.
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import signal
 import sys
@@ -48,6 +49,10 @@ def train(preset: str, data: str, out: Path, steps: int | None = None, resume: b
         raise InputError(f"{out} already holds a run; add --resume to continue it, or choose another --out")
     if resume and not latest:
         raise InputError(f"{out} holds no checkpoint to resume from; leave --resume out to start there")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
     bank = _open_bank(data, out)
     if len(bank) <= VALIDATION_SCENES:
         raise InputError(f"the bank has {len(bank)} scenes; training needs more than {VALIDATION_SCENES}")
@@ -63,7 +68,6 @@ def train(preset: str, data: str, out: Path, steps: int | None = None, resume: b
 
     stop = _StopSignal()
     started, seen = time.monotonic(), 0
-    out.mkdir(parents=True, exist_ok=True)
     with (out / "log.jsonl").open("a") as log:
         while step < run.steps and not stop.asked:
             terms, norm = train_step(model, optimisers, bank, run, step)
@@ -182,8 +186,14 @@ def _save(out: Path, step: int, config: Any, model: Method, ema: dict, optimiser
 
 
 def _load(path: Path, model: Method, ema: dict, optimisers: list) -> int:
-    state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
-    model.load_state_dict(state["model"])
+    try:
+        state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
+        model.load_state_dict(state["model"])
+    except (RuntimeError, KeyError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} cannot be resumed from ({reason}); it may be of another preset or incomplete"
+        ) from None
     for name, value in state["ema"].items():
         ema[name].copy_(value)
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
