@@ -68,9 +68,11 @@ def reconstruct_folder(
 
     Returns the report. Raises InputError, Cancelled.
     """
-    from pixworld.files import load_cameras, load_photos, save_cameras, save_image, write_json
-    from pixworld.ply import save_ply
+    from pixworld.camera_files import load_cameras, save_cameras
+    from pixworld.files import save_image, write_json
+    from pixworld.photos import load_photos
     from pixworld.reconstruct import reconstruct
+    from pixworld.splats import save_ply
 
     _spare_originals(photos, cameras, out)
     with output_folder(out) as folder:
@@ -94,10 +96,11 @@ def render_folder(scene: Path, cameras: Path, out: Path, on_progress: OnProgress
     video.mp4 when the cameras share a size. Returns the file names. Raises InputError, Cancelled."""
     import torch
 
-    from pixworld.files import load_cameras, save_image, save_video
-    from pixworld.ply import load_ply
+    from pixworld.camera_files import load_cameras
+    from pixworld.files import save_image, save_video
     from pixworld.reconstruct import choose_device
     from pixworld.render import render
+    from pixworld.splats import load_ply
     from pixworld.views import InputError
 
     with output_folder(out) as folder, torch.no_grad():
@@ -269,7 +272,7 @@ def describe(device: str) -> Header:
 
 
 def _read_photos(fields: Header, arrays: Arrays) -> tuple[list[Photo], list[tuple[str, str]]]:
-    from pixworld.files import load_photos
+    from pixworld.photos import load_photos
 
     names = _file_names(fields, "names")
     if not names:

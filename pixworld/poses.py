@@ -28,7 +28,8 @@ import torch
 from jaxtyping import Float, UInt8, UInt32
 
 from pixworld.cameras import Cameras
-from pixworld.files import image_to_tensor, resize_photo
+from pixworld.files import image_to_tensor
+from pixworld.photos import resize_photo
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Views
 
 pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)  # its progress and warnings go to stderr otherwise

@@ -17,10 +17,13 @@ from PIL import Image
 
 from backend.cli import Stages, run_command
 from backend.worker import make_options, reconstruct_folder
-from pixworld.cameras import Cameras, interpolate
-from pixworld.files import PHOTO_SUFFIXES, load_cameras, save_cameras, save_video, write_json
-from pixworld.ply import load_ply
+from pixworld.camera_files import load_cameras, save_cameras
+from pixworld.cameras import Cameras
+from pixworld.files import save_video, write_json
+from pixworld.photos import PHOTO_SUFFIXES
 from pixworld.render import render
+from pixworld.splats import load_ply
+from pixworld.trajectories import interpolate
 from pixworld.views import NamedCamera
 
 ROOT = Path(__file__).resolve().parents[1]

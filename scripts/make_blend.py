@@ -20,8 +20,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # blender_addon is no installed package
 
 from blender_addon import cameras, importer, shading
-from pixworld.files import atomic, load_cameras, load_photos
-from pixworld.ply import load_ply
+from pixworld.camera_files import load_cameras
+from pixworld.files import atomic
+from pixworld.photos import load_photos
+from pixworld.splats import load_ply
 from pixworld.views import InputError, NamedCamera
 
 JPEG_QUALITY = 88

@@ -220,7 +220,6 @@ def check_attributes(folder):
     for i in range(3):
         assert np.array_equal(read(f"radiance:sh_{i}", "vector", 3), arrays["sh"][:, i + 1])
 
-
     bpy.ops.wm.read_factory_settings()
     bpy.ops.object.mode_set(mode="EDIT")  # where Blender's own conversion is not available
     made = splats.make("splats", arrays, bpy.context.scene.collection)
@@ -311,10 +310,10 @@ def rendered(tmp_path_factory):
     """Gaussians, and what a .blend of make_blend.py shows of them: name -> RGB [h w 3]."""
     from PIL import Image
 
+    from pixworld.camera_files import save_cameras
     from pixworld.cameras import Cameras
-    from pixworld.files import save_cameras
     from pixworld.gaussians import Gaussians
-    from pixworld.ply import load_ply, save_ply
+    from pixworld.splats import load_ply, save_ply
     from pixworld.views import NamedCamera
 
     folder = tmp_path_factory.mktemp("scene")

@@ -11,12 +11,13 @@ from PIL import Image
 
 from backend import cli, worker
 from backend.protocol import ProtocolError, decode, encode
+from pixworld.camera_files import load_cameras, save_cameras
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import save_checkpoint
-from pixworld.files import load_cameras, save_cameras, save_image
+from pixworld.files import save_image
 from pixworld.methods.pixworld import PixWorldConfig
-from pixworld.ply import load_ply, save_ply
 from pixworld.render import render
+from pixworld.splats import load_ply, save_ply
 from pixworld.views import InputError, NamedCamera
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pixworld import poses
 from pixworld.cameras import Cameras, look_at
-from pixworld.files import load_photos
+from pixworld.photos import load_photos
 from pixworld.poses import poses_from_cameras, poses_from_photos
 from pixworld.views import Cancelled, InputError, NamedCamera, Photo
 
