@@ -1,4 +1,4 @@
-"""The command line: `backend reconstruct | render | serve | train`."""
+"""The command line: `backend reconstruct | refine | render | convert | info | view | serve | train | doctor`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from backend.client import BackendError
+from backend.convert import convert, info
 from backend.protocol import DEFAULT_ADDRESS, ProtocolError
+from backend.refine import refine
+from backend.viewer import view
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -27,7 +30,13 @@ def reconstruct(
     holdout: int = 0,
     views: int = 8,
     size: int = 512,
+    init: Literal["pixworld", "sfm"] = "pixworld",
     refine: int = 300,
+    budget_seconds: float | None = None,
+    max_gaussians: int = 0,
+    exposure: bool = False,
+    refine_poses: bool = False,
+    early_stop: bool = False,
     checkpoint: Path | None = None,
     seed: int = 0,
     device: Device = "auto",
@@ -35,13 +44,19 @@ def reconstruct(
     """Reconstruct a scene from photos: scene.ply, transforms.json, report.json and preview.png.
 
     Args:
-        photos: a folder of photos, or photo files (JPEG or PNG)
+        photos: a folder of photos, photo files (JPEG or PNG), or a video
         out: folder for the results
         cameras: transforms.json of the photos' cameras; without it they are found by structure from motion
         holdout: keep every N-th photo out and measure on it; 0 keeps none
         views: photos that the model sees at once, at most
         size: short side in pixels at which photos are refined and measured, never enlarged
+        init: what is refined: the model's prediction, or points of structure from motion with lifted pixels
         refine: optimisation steps after the prediction
+        budget_seconds: end refinement by then
+        max_gaussians: let detail grow up to as many Gaussians; 0 keeps their number
+        exposure: allow each photo a gain and an offset of its own
+        refine_poses: correct the cameras while refining
+        early_stop: spare one photo while refining, and keep what renders it best
         checkpoint: folder of a trained model; without it the one that comes with the package
         seed: of everything random
         device: where to compute
@@ -49,14 +64,26 @@ def reconstruct(
     from backend.worker import make_options, reconstruct_folder
 
     options = make_options(
-        holdout=holdout, views=views, size=size, refine=refine, checkpoint=checkpoint, seed=seed, device=device
+        holdout=holdout,
+        views=views,
+        size=size,
+        init=init,
+        refine=refine,
+        budget_seconds=budget_seconds,
+        max_gaussians=max_gaussians,
+        exposure=exposure,
+        refine_poses=refine_poses,
+        early_stop=early_stop,
+        checkpoint=checkpoint,
+        seed=seed,
+        device=device,
     )
     with Stages() as stages:
         report = reconstruct_folder(photos, out, cameras, options, stages)
     for skipped in report["skipped"]:
         print(f"skipped {skipped['name']}: {skipped['reason']}", file=sys.stderr)
-    if report.get("unregistered"):
-        print(f"no camera was found for {', '.join(report['unregistered'])}", file=sys.stderr)
+    for unposed in report["unregistered"]:
+        print(f"no camera was found for {unposed['name']}: {unposed['reason']}", file=sys.stderr)
     print(f"{out}/scene.ply: {report['gaussians']} Gaussians from {report['views']} photos")
     if report.get("psnr") is not None:
         print(
@@ -66,10 +93,10 @@ def reconstruct(
 
 
 def render(scene: tyro.conf.Positional[Path], /, cameras: Path, out: Path) -> None:
-    """Render a splat PLY: one PNG a camera, named like the camera's image, and video.mp4 of cameras of one size.
+    """Render a splat file: one PNG a camera, named like the camera's image, and video.mp4 of cameras of one size.
 
     Args:
-        scene: the PLY file
+        scene: the splat file, of any format that `backend convert` reads
         cameras: transforms.json of the cameras
         out: folder for the images
     """
@@ -113,7 +140,28 @@ def train(
     run(preset, data, out, steps, resume)
 
 
-COMMANDS = {"reconstruct": reconstruct, "render": render, "serve": serve, "train": train}
+def doctor(build_gsplat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None:
+    """Say what this machine has, what will be slow or missing, and the command that mends it.
+
+    Args:
+        build_gsplat: compile gsplat's CUDA kernels now, instead of on first use
+    """
+    from backend.doctor import doctor as run
+
+    run(build_gsplat)
+
+
+COMMANDS = {
+    "reconstruct": reconstruct,
+    "refine": refine,
+    "render": render,
+    "convert": convert,
+    "info": info,
+    "view": view,
+    "serve": serve,
+    "train": train,
+    "doctor": doctor,
+}
 
 
 class Stages:

@@ -6,7 +6,7 @@ the wire. Heavy imports are inside functions, so that the server may import this
 
 Task "reconstruct"
   fields   names: file names of the photos
-           options: any of holdout, views, size, refine, seed (see pixworld.reconstruct.ReconstructOptions)
+           options: any of OPTIONS (see make_options)
            camera_names: names of the photos that the cameras belong to; leave it out to find the cameras
   arrays   photo/0, photo/1, ..  u1 [bytes]     the photo files themselves (JPEG or PNG), in the order of names
            c2w                   f8 [v 4 4]     camera to world, OpenCV axes
@@ -51,7 +51,15 @@ if TYPE_CHECKING:
 OnProgress = Callable[[str, int, int], None]  # (stage, step, steps); may raise pixworld.views.Cancelled
 
 # Smallest and largest value of the numbers that a user may choose.
-OPTIONS = {"holdout": (0, 10_000), "views": (1, 64), "size": (16, 8192), "refine": (0, 100_000), "seed": (0, 2**31 - 1)}
+OPTIONS = {
+    "holdout": (0, 10_000),
+    "views": (1, 64),
+    "size": (16, 8192),
+    "refine": (0, 100_000),
+    "budget_seconds": (1, 86_400),
+    "max_gaussians": (0, 20_000_000),
+    "seed": (0, 2**31 - 1),
+}
 PREVIEW_ROWS = 3
 VIDEO_FPS = 24.0
 PROGRESS_S = 0.1  # between two messages of one stage
@@ -78,7 +86,7 @@ def reconstruct_folder(
     with output_folder(out) as folder:
         on_progress("read photos", 0, 1)
         loaded, skipped = load_photos(photos)
-        named = None if cameras is None else load_cameras(cameras)
+        named = None if cameras is None else load_cameras(cameras, loaded[0].image.shape[:2])
         result = _with_skipped(reconstruct(loaded, named, options, on_progress), skipped)
         on_progress("write", 0, 1)
         save_ply(folder / "scene.ply", result.scene.gaussians, comments=("made by pixworld",))
@@ -100,12 +108,12 @@ def render_folder(scene: Path, cameras: Path, out: Path, on_progress: OnProgress
     from pixworld.files import save_image, save_video
     from pixworld.reconstruct import choose_device
     from pixworld.render import render
-    from pixworld.splats import load_ply
+    from pixworld.splats import load_splats
     from pixworld.views import InputError
 
     with output_folder(out) as folder, torch.no_grad():
         named = load_cameras(cameras)
-        gaussians = load_ply(scene).to(choose_device("auto"))
+        gaussians = load_splats(scene).to(choose_device("auto"))
         names = [f"{Path(camera.name).stem}.png" for camera in named]
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
@@ -170,15 +178,34 @@ def _spare_originals(photos: Sequence[Path], cameras: Path | None, out: Path) ->
         raise InputError(f"{cameras} would be overwritten by the result's cameras; choose another --out.")
 
 
-def make_options(**values: Any) -> ReconstructOptions:
+def make_options(
+    *,
+    refine: int = 300,
+    budget_seconds: float | None = None,
+    max_gaussians: int = 0,
+    exposure: bool = False,
+    refine_poses: bool = False,
+    early_stop: bool = False,
+    **values: Any,
+) -> ReconstructOptions:
     """Checked options. Raises InputError."""
     from pixworld.reconstruct import ReconstructOptions
+    from pixworld.refine import RefineOptions
     from pixworld.views import InputError
 
+    given = {**values, "refine": refine, "budget_seconds": budget_seconds, "max_gaussians": max_gaussians}
     for name, (low, high) in OPTIONS.items():
-        if name in values and not low <= values[name] <= high:
-            raise InputError(f"{name} is {values[name]}; choose a number from {low} to {high}.")
-    return ReconstructOptions(**values)
+        if given.get(name) is not None and not low <= given[name] <= high:
+            raise InputError(f"{name} is {given[name]}; choose a number from {low} to {high}.")
+    refinement = RefineOptions(
+        steps=refine,
+        budget_seconds=budget_seconds,
+        max_gaussians=max_gaussians,
+        exposure=exposure,
+        poses=refine_poses,
+        early_stop=early_stop,
+    )
+    return ReconstructOptions(**values, refinement=refinement)
 
 
 def posed_cameras(result: Reconstruction) -> list[NamedCamera]:

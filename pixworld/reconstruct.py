@@ -7,20 +7,23 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import load_checkpoint
 from pixworld.gaussians import Gaussians
+from pixworld.lift import depth_image, lift_points
 from pixworld.methods.base import Method
 from pixworld.metrics import psnr, ssim
 from pixworld.poses import poses_from_cameras, poses_from_photos
-from pixworld.refine import refine
+from pixworld.refine import Progress, RefineOptions, refine, thin
 from pixworld.render import render
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Scene, Task, Views
 
@@ -35,7 +38,8 @@ class ReconstructOptions:
     holdout: int = 0  # keep every N-th photo out and measure on it; 0 keeps none
     views: int = 8  # photos that the model sees at once, at most
     size: int = 512  # short side at which photos are refined and measured, never enlarged
-    refine: int = 300  # optimisation steps after the prediction
+    init: Literal["pixworld", "sfm"] = "pixworld"  # the model's prediction, or lifted structure-from-motion points
+    refinement: RefineOptions = field(default_factory=RefineOptions)
     checkpoint: Path | None = None  # None is the one that ships with the package
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -68,15 +72,16 @@ def reconstruct(
 
     with _timed(seconds, "poses"):
         if cameras is None:
-            posed, unposed = poses_from_photos(photos, options.size, seed=options.seed, on_progress=on_progress)
+            posed, unposed, source = poses_from_photos(photos, options.size, seed=options.seed, on_progress=on_progress)
         else:
-            posed, unposed = [], []
+            posed, unposed, source = [], [], {"source": "given cameras"}
             known = {c.name for c in cameras}
             for part in ([p for p in photos if p.name not in held], [p for p in photos if p.name in held]):
-                if posed and not any(p.name in known for p in part):  # a file of training cameras alone
-                    unposed += [p.name for p in part]
+                # a file of training cameras alone
+                if posed and not any({p.name, Path(p.name).stem} & known for p in part):
+                    unposed += [(p.name, "no camera is named like it") for p in part]
                     continue
-                some, missing = poses_from_cameras(
+                some, missing, source = poses_from_cameras(
                     part, cameras, options.size, seed=options.seed, on_progress=on_progress
                 )
                 posed, unposed = posed + some, unposed + missing
@@ -87,14 +92,22 @@ def reconstruct(
         raise InputError("no photo is left to reconstruct from; use more photos or a larger --holdout")
 
     with _timed(seconds, "predict"):
-        predicted = predict(model, train, options.views, device, on_progress)
+        if options.init == "sfm":
+            predicted = start = lift_points(train, seed=options.seed).to(device)
+        else:
+            predicted = predict(model, train, options.views, device, on_progress)
+            start = thin(predicted, seed=options.seed) if options.refinement.steps else predicted
     with _timed(seconds, "refine"):
 
-        def on_step(step: int, steps: int, _preview: Any) -> None:
-            on_progress("refine", step, steps)
+        def on_step(progress: Progress) -> None:
+            on_progress("refine", round(1000 * progress.fraction), 1000)
 
-        views = [p.views.to(device) for p in train]
-        refined = refine(predicted, views, steps=options.refine, seed=options.seed, on_step=on_step)
+        views = [photo_view(p).to(device) for p in train]
+        result = refine(start, views, replace(options.refinement, seed=options.seed), on_step=on_step)
+        refined = result.gaussians
+        if options.refinement.poses:
+            train = [replace(p, views=replace(p.views, cameras=c)) for p, c in zip(train, result.cameras)]
+            posed = sorted(train + test, key=lambda p: p.name)
     with _timed(seconds, "measure"):
         measured = measure(predicted, refined, train, test, on_progress)
 
@@ -104,10 +117,12 @@ def reconstruct(
         "views": len(train),
         "size": min(min(p.views.images.shape[-2:]) for p in posed),
         "photos": len(posed),
-        "unregistered": unposed,
+        "poses": source,
+        "unregistered": [{"name": name, "reason": reason} for name, reason in unposed],
         "seconds": {k: round(v, 2) for k, v in seconds.items()},
         "checkpoint": checkpoint,
-        "options": {"holdout": options.holdout, "views": options.views, "refine": options.refine, "seed": options.seed},
+        "options": {"holdout": options.holdout, "views": options.views, "init": options.init, "seed": options.seed},
+        "refinement": {**asdict(options.refinement), "steps": result.steps},
     }
     info = {"method": model.config.method, "checkpoint": checkpoint, "seed": options.seed}
     scene = Scene(refined.to("cpu"), train[0].views, info)
@@ -170,15 +185,20 @@ def model_view(photo: PosedPhoto, height: int, width: int) -> Views:
     """A photo at the model's resolution, with its structure-from-motion points as sparse depth."""
     images = F.interpolate(photo.views.images, (height, width), mode="bilinear", antialias=True, align_corners=False)
     cameras = photo.views.cameras.resize(height, width)
-    depth = torch.zeros(1, height, width)
-    if len(photo.points):
-        pixels, z = cameras.project(photo.points)
-        column, row = pixels[0].floor().long().unbind(-1)
-        ok = (z[0] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        flat = torch.full((height * width,), torch.inf)
-        flat.scatter_reduce_(0, (row * width + column)[ok], z[0][ok].float(), "amin")  # the nearest point of a pixel
-        depth = torch.where(flat.isinf(), 0.0, flat).reshape(1, height, width)
-    return Views(images.clamp(0, 1), cameras, depth)
+    return Views(images.clamp(0, 1), cameras, point_depth(photo.points, cameras))
+
+
+def photo_view(photo: PosedPhoto) -> Views:
+    """A photo at its own size, with its structure-from-motion points as sparse depth."""
+    return replace(photo.views, depth=point_depth(photo.points, photo.views.cameras))
+
+
+def point_depth(points: Float[Tensor, "m 3"], cameras: Cameras) -> Float[Tensor, "1 h w"]:
+    """z of the nearest point in each pixel of one camera, 0 where there is none."""
+    pixels, z = (x[0] for x in cameras.project(points))
+    column, row = pixels.floor().long().unbind(-1)
+    ok = (z > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
+    return depth_image(z[ok], row[ok], column[ok], cameras.height, cameras.width)
 
 
 @torch.inference_mode()

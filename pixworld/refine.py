@@ -1,81 +1,223 @@
-"""Refinement: optimise predicted Gaussians against the photos that they were predicted from."""
+"""Refinement: optimise Gaussians against the photos that they were predicted from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
+from pixworld.cameras import Cameras
+from pixworld.densify import DEAD, pad, relocate
 from pixworld.gaussians import Gaussians
+from pixworld.metrics import psnr
 from pixworld.render import render
-from pixworld.views import OnStep, Views
+from pixworld.views import InputError, Views
 
 # Found on the snowmiku set (300 steps, 256 px, held-out PSNR): a tenth of these step sizes gave 17.2 dB, half of them
 # 18.9, these 19.7; without the opacity weight 18.5; half of them without SSIM 18.7.
 # Adam's step sizes for each field in unconstrained space; that of the means is in median photo depths.
 RATES = {"means": 4e-3, "quats": 2e-2, "log_scales": 5e-2, "logit_opacities": 2e-1, "sh": 2.5e-2}
+EXPOSURE_RATE = 5e-3  # log gain and offset
+POSE_RATE = 1e-3  # radians, and median photo depths
 FINAL_RATE = 0.1  # of the first, reached exponentially
-COARSE = 0.35  # share of the steps that see photos at half size
+COARSE = 0.35  # share of the time in which photos are seen at half size
 SSIM_WEIGHT, WINDOW = 0.2, 8
 OPACITY_WEIGHT = 0.005  # of the mean opacity: what no photo needs fades
-DEAD = 0.005  # opacity below which a Gaussian is dropped at the end
+DEPTH_WEIGHT, DEPTH_DELTA = 0.2, 0.05  # of the Huber loss of log depth where a photo's depth is known
+GROW_EVERY, GROW_UNTIL = 50, 0.6  # steps; share of the time
+CHECKS = 20  # looks at the validation photo in all
+MIN_PHOTOS_TO_SPARE_ONE = 8
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """How to refine; the fields are the CLI's flags."""
+
+    steps: int = 300  # optimisation steps, one photo each, at most
+    budget_seconds: float | None = None  # the schedule is stretched or squeezed to end by then
+    max_gaussians: int = 0  # grow up to as many; 0 keeps the number
+    sh_degree: int | None = None  # of the result; None keeps that of the start
+    exposure: bool = False  # one gain and offset a photo and channel
+    poses: bool = False  # correct the photos' cameras
+    early_stop: bool = False  # spare one photo, and return what renders it best
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a refinement is."""
+
+    fraction: float  # of its time, 0..1
+    step: int
+    psnr: float  # of the spared photo, or of the photos just seen (running mean), dB
+    gaussians: Callable[[], Gaussians]  # a copy of the present ones
+
+
+@dataclass(frozen=True)
+class Refined:
+    gaussians: Gaussians
+    cameras: tuple[Cameras, ...]  # of the photos, corrected when options.poses
+    gains: Float[Tensor, "photos 2 3"]  # log gain and offset of each photo, relative to their mean
+    steps: int  # taken
 
 
 def refine(
     gaussians: Gaussians,
     photos: Sequence[Views],
+    options: RefineOptions = RefineOptions(),
     *,
-    steps: int = 300,
-    seed: int = 0,
-    on_step: OnStep | None = None,
-) -> Gaussians:
+    on_step: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Refined:
     """Adam over all fields of unbatched Gaussians, one photo a step.
 
-    photos: one unbatched view each; sizes may differ, masks are respected. Deterministic in `seed`. Stops when on_step
-    raises. Steps whose gradient is not finite are skipped, so the result always is.
+    photos: one unbatched view each; sizes may differ; masks are respected; depth where it is known (sparse depth of
+    structure from motion) holds the surface in place. Deterministic in options.seed, without a time budget. Ends early
+    with what it has when `stop` says so, and without a result when on_step raises. Steps whose gradient is not finite
+    are skipped, so the result always is. Raises InputError when a photo cannot be spared for early_stop.
     """
-    if steps <= 0:
-        return gaussians
+    if options.early_stop and len(photos) < MIN_PHOTOS_TO_SPARE_ONE:
+        raise InputError(
+            f"Early stopping spares one of {MIN_PHOTOS_TO_SPARE_ONE} photos or more; with {len(photos)}, leave it out."
+        )
+    if options.steps <= 0:
+        return Refined(gaussians, tuple(p.cameras for p in photos), torch.zeros(len(photos), 2, 3), 0)
     with torch.inference_mode(False):
-        return _optimise(gaussians, photos, steps, seed, on_step)
+        return _Refinement(gaussians, photos, options).run(on_step, stop, clock)
 
 
-def _optimise(
-    gaussians: Gaussians, photos: Sequence[Views], steps: int, seed: int, on_step: OnStep | None
-) -> Gaussians:
-    fields = {
-        "means": gaussians.means,
-        "quats": gaussians.quats,
-        "log_scales": gaussians.scales.log(),
-        "logit_opacities": torch.logit(gaussians.opacities, eps=1e-4),
-        "sh": gaussians.sh,
-    }
-    fields = {k: v.detach().clone().requires_grad_() for k, v in fields.items()}
-    rates = RATES | {"means": RATES["means"] * _median_depth(gaussians, photos)}
-    optimiser = torch.optim.Adam([{"params": [fields[k]], "lr": rates[k], "peak": rates[k]} for k in fields], eps=1e-15)
+class _Refinement:
+    def __init__(self, gaussians: Gaussians, photos: Sequence[Views], options: RefineOptions) -> None:
+        self.options, self.photos = options, photos
+        self.halves = [half(p) for p in photos]
+        self.generator = torch.Generator().manual_seed(options.seed)
+        depth = median_depth(gaussians, photos)
+        if options.sh_degree is not None:
+            gaussians = gaussians.with_sh_degree(options.sh_degree)
+        fields = {
+            "means": gaussians.means,
+            "quats": gaussians.quats,
+            "log_scales": gaussians.scales.log(),
+            "logit_opacities": torch.logit(gaussians.opacities, eps=1e-4),
+            "sh": gaussians.sh,
+        }
+        fields = {k: v.detach().clone() for k, v in fields.items()}
+        self.fields = {k: v.requires_grad_() for k, v in pad(fields, options.max_gaussians).items()}
+        zeros = gaussians.means.new_zeros
+        self.gains = zeros(len(photos), 2, 3).requires_grad_(options.exposure)
+        self.turns, self.moves = (zeros(len(photos), 3).requires_grad_(options.poses) for _ in range(2))
+        rates = RATES | {"means": RATES["means"] * depth}
+        groups = [(self.fields[k], rates[k]) for k in rates]
+        groups += [(self.gains, EXPOSURE_RATE)] if options.exposure else []
+        groups += [(self.turns, POSE_RATE), (self.moves, POSE_RATE * depth)] if options.poses else []
+        groups = [{"params": [x], "lr": rate, "peak": rate} for x, rate in groups]
+        self.optimiser = torch.optim.Adam(groups, eps=1e-15, fused=True)
 
-    generator = torch.Generator().manual_seed(seed)
-    queue: list[int] = []
-    halves = [_half(p) for p in photos]
-    for step in range(steps):
-        queue = queue or torch.randperm(len(photos), generator=generator).tolist()
-        chosen = queue.pop()
-        photo = halves[chosen] if step < COARSE * steps else photos[chosen]
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * FINAL_RATE ** (step / steps)
-        current = _activate(fields)
-        loss = image_loss(render(current, photo.cameras).rgb, photo) + OPACITY_WEIGHT * current.opacities.mean()
-        optimiser.zero_grad(set_to_none=True)
+        order = list(range(len(photos)))
+        self.spared = _most_ordinary(photos) if options.early_stop else None
+        self.training = [i for i in order if i != self.spared]
+        self.queue: list[int] = []
+        self.best = (-float("inf"), self.fields)
+
+    def run(
+        self, on_step: Callable[[Progress], None] | None, stop: Callable[[], bool] | None, clock: Callable[[], float]
+    ) -> Refined:
+        started, step, fraction, seen, checks = clock(), 0, 0.0, None, 0
+        while fraction < 1 and not (stop and stop()):
+            photo_psnr = self.step(step, fraction)
+            step += 1
+            fraction = step / self.options.steps
+            if self.options.budget_seconds is not None:
+                fraction = max(fraction, (clock() - started) / self.options.budget_seconds)
+            if self.spared is None:
+                seen = photo_psnr if seen is None else 0.9 * seen + 0.1 * photo_psnr
+            elif seen is None or fraction >= checks / CHECKS:
+                seen, checks = self.check(), checks + 1
+            if on_step is not None:
+                on_step(Progress(min(fraction, 1.0), step, seen, self.gaussians))
+        if self.spared is not None:
+            self.check()
+            self.fields = self.best[1]
+        refined = self.gaussians()
+        cameras = (self.cameras(i, p.cameras) for i, p in enumerate(self.photos))
+        return Refined(
+            refined.select(refined.opacities > DEAD),
+            tuple(replace(c, c2w=c.c2w.detach()) for c in cameras),
+            (self.gains - self.gains.mean(0)).detach().cpu(),
+            step,
+        )
+
+    def step(self, step: int, fraction: float) -> float:
+        """One step of Adam; returns the PSNR of the photo it looked at."""
+        self.queue = self.queue or [
+            self.training[i] for i in torch.randperm(len(self.training), generator=self.generator)
+        ]
+        i = self.queue.pop()
+        photo = (self.halves if fraction < COARSE else self.photos)[i]
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * FINAL_RATE**fraction
+        current = _activate(self.fields)
+        rendered = render(current, self.cameras(i, photo.cameras))
+        rgb = self.exposed(i, rendered.rgb)
+        loss = image_loss(rgb, photo) + OPACITY_WEIGHT * current.opacities.mean()
+        if photo.depth is not None:
+            loss = loss + DEPTH_WEIGHT * depth_loss(rendered.depth, photo.depth)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        if all(torch.isfinite(x.grad).all() for x in fields.values()):
-            optimiser.step()
-        if on_step is not None:
-            on_step(step + 1, steps, None)
-    with torch.no_grad():
-        refined = _activate(fields).detach()
-        return refined.select(refined.opacities > DEAD)
+        learned = [x for group in self.optimiser.param_groups for x in group["params"]]
+        if all(torch.isfinite(x.grad).all() for x in learned):
+            self.optimiser.step()
+        if self.options.max_gaussians and step % GROW_EVERY == GROW_EVERY - 1 and fraction < GROW_UNTIL:
+            relocate(self.fields, self.optimiser, self.generator)
+        return psnr(rgb.detach(), photo.images).item()
+
+    def cameras(self, i: int, cameras: Cameras) -> Cameras:
+        """The photo's cameras, corrected: c2w exp(turn, move)."""
+        if not self.options.poses:
+            return cameras
+        x, y, z = self.turns[i].unbind()
+        zero = torch.zeros_like(x)
+        twist = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
+        motion = torch.cat([torch.linalg.matrix_exp(twist), self.moves[i][:, None]], dim=1)
+        return replace(cameras, c2w=cameras.c2w @ torch.cat([motion, cameras.c2w[0, 3:]]))
+
+    def exposed(self, i: int, rgb: Tensor) -> Tensor:
+        """As the photo shows it: colour by colour, a gain and an offset relative to the mean of all photos."""
+        if not self.options.exposure:
+            return rgb
+        gain, offset = (self.gains[i] - self.gains.mean(0))[..., None, None]
+        return rgb * gain.exp() + offset
+
+    @torch.no_grad()
+    def gaussians(self) -> Gaussians:
+        return _activate(self.fields).map(lambda x: x.detach().clone())
+
+    @torch.no_grad()
+    def check(self) -> float:
+        """PSNR of the spared photo; what gave the best one is kept."""
+        photo = self.photos[self.spared]
+        score = psnr(render(_activate(self.fields), photo.cameras).rgb.clamp(0, 1), photo.images).item()
+        if score > self.best[0]:
+            self.best = (score, {k: v.detach().clone() for k, v in self.fields.items()})
+        return score
+
+
+def thin(gaussians: Gaussians, keep: int = 4, *, seed: int = 0) -> Gaussians:
+    """One of `keep` Gaussians, drawn at random, and larger so that they cover as much.
+
+    A prediction has one Gaussian a pixel of every photo: the same surface several times over. Fewer refine faster, and
+    overfit less.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(gaussians), generator=generator)[: -(-len(gaussians) // keep)]
+    kept = gaussians.select(chosen.to(gaussians.means.device))
+    return replace(kept, scales=kept.scales * keep**0.5)
 
 
 def image_loss(rgb: Tensor, photo: Views) -> Tensor:
@@ -96,6 +238,14 @@ def image_loss(rgb: Tensor, photo: Views) -> Tensor:
     return (1 - SSIM_WEIGHT) * (rgb - truth).abs().mean() + SSIM_WEIGHT * (1 - score.mean())
 
 
+def depth_loss(rendered: Float[Tensor, "1 h w"], known: Float[Tensor, "1 h w"]) -> Tensor:
+    """Huber loss of log depth over the pixels whose depth is known (> 0) and where anything was rendered."""
+    both = (known > 0) & (rendered > 0)
+    if not both.any():
+        return rendered.sum() * 0
+    return F.huber_loss(rendered[both].log(), known[both].log(), delta=DEPTH_DELTA) / DEPTH_DELTA
+
+
 def _activate(fields: dict[str, Tensor]) -> Gaussians:
     return Gaussians(
         fields["means"],
@@ -106,18 +256,30 @@ def _activate(fields: dict[str, Tensor]) -> Gaussians:
     )
 
 
-def _half(photo: Views) -> Views:
+def half(photo: Views) -> Views:
+    """At half the size; of the depths that meet in a pixel, the nearest is kept."""
     height, width = (max(16, side // 2) for side in photo.images.shape[-2:])
     images = F.interpolate(photo.images, (height, width), mode="area")  # like the mask, so that nothing bleeds over it
-    mask = photo.mask
+    mask, depth = photo.mask, photo.depth
     if mask is not None:
         mask = F.interpolate(mask[:, None].float(), (height, width), mode="area")[:, 0] > 0.99
-    return Views(images, photo.cameras.resize(height, width), mask=mask)
+    if depth is not None:
+        disparity = torch.where(depth > 0, 1 / depth, 0.0)
+        disparity = F.adaptive_max_pool2d(disparity, (height, width))
+        depth = torch.where(disparity > 0, 1 / disparity, 0.0)
+    return Views(images, photo.cameras.resize(height, width), depth, mask)
 
 
-def _median_depth(gaussians: Gaussians, photos: Sequence[Views]) -> float:
+def median_depth(gaussians: Gaussians, photos: Sequence[Views]) -> float:
     """Median z of the Gaussians in front of the cameras: the scene's length scale."""
     means = gaussians.means[:: max(1, len(gaussians) // 5000)]
     depth = torch.cat([p.cameras.project(means)[1].flatten() for p in photos])
     depth = depth[depth > 0]
     return depth.median().item() if len(depth) else 1.0
+
+
+def _most_ordinary(photos: Sequence[Views]) -> int:
+    """The photo whose nearest neighbour is as far as is usual: what it shows is neither a copy nor unseen."""
+    centres = torch.cat([p.cameras.positions for p in photos])
+    nearest = torch.cdist(centres, centres).fill_diagonal_(float("inf")).min(dim=1).values
+    return int((nearest - nearest.median()).abs().argmin())

@@ -57,7 +57,7 @@ def sh_to_rgb(sh: Float[Tensor, "*#n k 3"], directions: Float[Tensor, "*#n 3"]) 
     degree = degree_of(sh.shape[-2])
     if degree == 0:
         rgb = sh[..., 0, :] * C0
-        rgb = rgb.expand(*torch.broadcast_shapes(rgb.shape, directions.shape))
+        rgb = torch.broadcast_tensors(rgb, directions)[0]  # not broadcast_shapes, whose first call imports sympy (1 s)
     else:
         basis = sh_basis(degree, torch.nn.functional.normalize(directions, dim=-1))
         rgb = (basis[..., None] * sh).sum(-2)

@@ -86,6 +86,8 @@ class Photo:
     name: str  # file name, unique in the set
     image: Any  # uint8 array [h w 3], sRGB
     focal_px: float | None = None  # from EXIF, in pixels of `image`
+    mask: Any = None  # bool array [h w], True where the image may be used; None is everywhere
+    gps: tuple[float, float, float] | None = None  # from EXIF: latitude, longitude in degrees, altitude in metres
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from jaxtyping import install_import_hook
 
-# Not `render.cpu` and `data.trace`: their functions are compiled by numba, which a wrapper would break.
-CHECKED = (
-    "cameras checkpoint data.bank data.procedural data.sampling diffusion evaluation files gaussians losses methods "
-    "metrics nn ply poses reconstruct refine render.reference sh training views"
-)
+# Not `render.cpu`, `splats.rows` and `data.trace`: their functions are compiled by numba, which a wrapper would break.
+CHECKED = """
+    camera_files cameras checkpoint data.bank data.procedural data.sampling densify diffusion evaluation exif files
+    gaussians lift losses methods metrics nn photos poses reconstruct refine render.cuda render.reference sfm sh
+    splats.axes splats.checks splats.codebooks splats.edit splats.gltf splats.ply splats.quaternions splats.sog
+    splats.splat splats.spz splats.usd training trajectories video views world_frame
+"""
 install_import_hook([f"pixworld.{name}" for name in CHECKED.split()], "beartype.beartype")
 
 from pathlib import Path

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 import zlib
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms, ImageFilter
 
 from pixworld.cameras import Cameras
-from pixworld.photos import MAX_PIXELS, load_photos, resize_photo
+from pixworld.files import image_to_tensor, save_video
+from pixworld.photos import MAX_PIXELS, load_photos, resize_mask, resize_photo
+from pixworld.video import load_video, sharpest_frames
 from pixworld.views import InputError
 
 
@@ -119,9 +123,147 @@ def test_photo_paths_that_cannot_be_used(tmp_path):
         load_photos([tmp_path / "one.png"])
 
 
+def test_names_get_a_suffix_that_can_be_saved(tmp_path):
+    Image.fromarray(photo_array()).save(tmp_path / "one", "JPEG")
+    Image.fromarray(photo_array()).save(tmp_path / "two", "PNG")
+    Image.fromarray(photo_array()).save(tmp_path / "three.heic", "JPEG")  # as some phones' exports are named
+    (tmp_path / "notes").write_text("no photo")
+    assert [p.name for p in load_photos([tmp_path])[0]] == ["one.jpg", "two.png"]
+    assert [p.name for p in load_photos([tmp_path / "three.heic"])[0]] == ["three.heic.jpg"]
+    Image.fromarray(photo_array()).save(tmp_path / "one.jpg")
+    with pytest.raises(InputError, match=r"2 photos would be named one\.jpg"):
+        load_photos([tmp_path])
+
+
+def test_icc_profiles_become_srgb(tmp_path):
+    """A profile whose red, green and blue are sRGB's, and whose tone curve is linear."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = srgb.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
+    at = profile.index(b"para")  # the parametric curve that all three channels share: type 3, then g a b c d
+    curve = b"para\0\0\0\0\0\0\0\0" + (1 << 16).to_bytes(4, "big")  # type 0: x ** 1
+    profile = profile[:at] + curve + profile[at + len(curve) :]
+    grey = np.full((32, 32, 3), 55, np.uint8)  # linear 0.2157
+    Image.fromarray(grey).save(tmp_path / "linear.png", icc_profile=profile)
+    Image.fromarray(np.dstack([grey, grey[..., :1] * 0 + 255])).save(tmp_path / "rgba.png", icc_profile=profile)
+    Image.fromarray(grey).save(tmp_path / "srgb.png", icc_profile=srgb)
+    Image.fromarray(grey).save(tmp_path / "broken.png", icc_profile=b"no profile")
+    photos, skipped = load_photos([tmp_path])
+    values = {photo.name: photo.image[5, 5].tolist() for photo in photos}
+    assert not skipped and values["srgb.png"] == values["broken.png"] == [55] * 3
+    expected = 255 * (1.055 * (55 / 255) ** (1 / 2.4) - 0.055)
+    assert all(abs(x - expected) <= 2 for name in ("linear.png", "rgba.png") for x in values[name])
+
+
+def gps_exif(latitude: tuple, altitude: float, below: bytes = b"\0") -> Image.Exif:
+    exif = Image.Exif()
+    gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    gps[ExifTags.GPS.GPSLatitudeRef], gps[ExifTags.GPS.GPSLatitude] = "S", latitude
+    gps[ExifTags.GPS.GPSLongitudeRef], gps[ExifTags.GPS.GPSLongitude] = "E", (151.0, 12.0, 36.0)
+    gps[ExifTags.GPS.GPSAltitude], gps[ExifTags.GPS.GPSAltitudeRef] = altitude, below
+    return exif
+
+
+def test_gps(tmp_path):
+    image = Image.fromarray(photo_array())
+    image.save(tmp_path / "a.jpg", exif=gps_exif((33.0, 51.0, 18.0), 12.5))
+    image.save(tmp_path / "b.jpg", exif=gps_exif((33.0, 51.0, 18.0), 2.5, b"\1"))
+    image.save(tmp_path / "c.jpg", exif=gps_exif((133.0, 0.0, 0.0), 1.0))
+    image.save(tmp_path / "d.jpg")
+    a, b, c, d = (photo.gps for photo in load_photos([tmp_path])[0])
+    assert a == pytest.approx((-33.855, 151.21, 12.5)) and b[2] == -2.5 and c is None and d is None
+
+
+def test_masks(tmp_path):
+    (tmp_path / "masks").mkdir()
+    left = np.zeros((48, 64), np.uint8)
+    left[:, :32] = 255
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "f.jpg", "g.png"):
+        Image.fromarray(photo_array()).save(tmp_path / name)
+    Image.fromarray(left).save(tmp_path / "a.mask.png")
+    Image.fromarray(left).save(tmp_path / "b.jpg.mask.png")
+    Image.fromarray(left[::2, ::2]).save(tmp_path / "masks" / "c.png")  # of half the size
+    Image.fromarray(np.dstack([left, left, left])).save(tmp_path / "masks" / "d.jpg.png")
+    Image.fromarray(left[:30]).save(tmp_path / "masks" / "e.png")
+    Image.fromarray(0 * left).save(tmp_path / "masks" / "f.png")
+    Image.fromarray(np.dstack([photo_array(), left])).save(tmp_path / "g.png")
+    for paths in ([tmp_path], sorted(x for x in tmp_path.iterdir() if x.is_file())):
+        photos, skipped = load_photos(paths)
+        assert [photo.name for photo in photos] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "g.png"]
+        assert all(np.array_equal(photo.mask, left > 0) for photo in photos)
+        reasons = dict(skipped)
+        assert "e.png is 64 x 30 pixels" in reasons["e.jpg"] and "leaves nothing" in reasons["f.jpg"]
+    Image.fromarray(np.dstack([photo_array(), 0 * left + 255])).save(tmp_path / "g.png")
+    (photo,), _ = load_photos([tmp_path / "g.png"])
+    assert photo.mask is None
+    small = resize_mask(left > 0, 12, 15)  # the middle column stands for both sides
+    assert small.shape == (12, 15) and small[:, :7].all() and not small[:, 7:].any()
+
+
 def test_resize_photo():
     camera = Cameras(torch.eye(4)[None], torch.tensor([[[50.0, 0, 32], [0, 50, 24], [0, 0, 1]]]), height=48, width=64)
     image, small = resize_photo(photo_array(), camera, 24)
     assert image.shape == (24, 32, 3) and (small.height, small.width) == (24, 32)
     torch.testing.assert_close(small.K[0].diagonal(), torch.tensor([25.0, 25.0, 1.0]))
     assert resize_photo(photo_array(), camera, 512)[1] is camera
+
+
+# --- video
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """40 frames of noise at 20 a second, of which every fourth is sharp."""
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (36, 48, 3), dtype=np.uint8)).resize(
+        (192, 144), Image.Resampling.NEAREST
+    )
+
+    def frames():
+        for i in range(40):
+            image = noise if i % 4 == 2 else noise.filter(ImageFilter.GaussianBlur(3))
+            image = np.array(image)
+            image[:8, : 4 * i] = 255  # a bar as long as the frame's index
+            yield image_to_tensor(image)
+
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    save_video(path, frames(), 20)
+    return path
+
+
+def test_a_video_gives_its_sharpest_frames(tmp_path, clip):
+    photos = load_video(clip, max_frames=10)
+    indices = [int(photo.name[5:11]) for photo in photos]
+    assert len(photos) == 8 and all(i % 4 == 2 for i in indices) and indices == sorted(set(indices))
+    for i, photo in zip(indices, photos):
+        assert photo.image.shape == (144, 192, 3)
+        assert (photo.image[4].mean(axis=-1) > 240).sum() >= 4 * i - 4  # the frame that the name says
+    assert len(load_video(clip, max_frames=3)) == 3
+
+
+def test_videos_among_the_photos(tmp_path, clip):
+    photos, skipped = load_photos([clip])
+    assert len(photos) == 8 and not skipped
+    (tmp_path / "a.mov").write_bytes(clip.read_bytes())
+    assert len(load_photos([tmp_path])[0]) == 8  # a folder without photos
+    Image.fromarray(photo_array()).save(tmp_path / "still.jpg")
+    assert [p.name for p in load_photos([tmp_path])[0]] == ["still.jpg"]  # the film of a live photo is no input
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:600])
+    (tmp_path / "text.mp4").write_text("no video")
+    photos, skipped = load_photos([tmp_path, tmp_path / "cut.mp4", tmp_path / "text.mp4", tmp_path / "a.mov"])
+    assert len(photos) == 9 and [name for name, _ in skipped] == ["cut.mp4", "text.mp4"]
+    assert all("cannot be read as a video" in reason for _, reason in skipped)
+    with pytest.raises(InputError, match="cannot be read as a video"):
+        load_video(tmp_path / "text.mp4")
+
+
+def test_a_video_held_upright(tmp_path, clip):
+    turned = tmp_path / "turned.mp4"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-display_rotation", "90", "-i", str(clip)]
+    subprocess.run([*command, "-c", "copy", str(turned)], check=True)
+    (photo, *_) = load_video(turned)
+    assert photo.image.shape == (192, 144, 3)
+
+
+def test_sharpest_frames():
+    assert sharpest_frames(np.array([1.0, 5, 2, 3, 9, 1, 0, 7]), 4) == [1, 3, 4, 7]
+    assert sharpest_frames(np.arange(3.0), 8) == [0, 1, 2]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from PIL import Image
 from pixworld import poses
 from pixworld.cameras import Cameras, look_at
 from pixworld.photos import load_photos
-from pixworld.poses import poses_from_cameras, poses_from_photos
+from pixworld.poses import poses_from_cameras, poses_from_photos, why_unregistered
+from pixworld.sfm import Attempt
 from pixworld.views import Cancelled, InputError, NamedCamera, Photo
 
 HEIGHT, WIDTH, FOCAL = 240, 320, 300.0
@@ -84,20 +86,24 @@ def test_structure_from_motion_finds_the_cameras(room, monkeypatch):
     monkeypatch.setattr(poses, "_SEARCHES", poses._SEARCHES[:1])  # the missing photo would start the slow one
     photos, cameras = room
     stages = []
-    posed, left_out = poses_from_photos(
-        [*photos, noise_photo("other.png", 5)], 200, on_progress=lambda stage, *_: stages.append(stage)
+    posed, left_out, about = poses_from_photos(
+        [*photos, noise_photo("other.png", 5), Photo("white.png", np.full((HEIGHT, WIDTH, 3), 255, np.uint8))],
+        200,
+        on_progress=lambda stage, *_: stages.append(stage),
     )
-    assert left_out == ["other.png"] and [p.name for p in posed] == [p.name for p in photos]
+    assert dict(left_out).keys() == {"other.png", "white.png"} and [p.name for p in posed] == [p.name for p in photos]
+    assert "matches no other" in dict(left_out)["other.png"] and "no features" in dict(left_out)["white.png"]
+    assert about["searches"] == [{"long_side": 800, "features": 4096, "registered": 5}]
+    assert about["scale"] == "arbitrary" and about["up"] == "horizon"
     assert sorted(set(stages), key=stages.index) == STAGES
     for p in posed:
         assert min(p.views.images.shape[-2:]) == 200 and p.views.cameras.K[0, 0, 0] > 0.8 * FOCAL * 200 / HEIGHT
         _, depth = p.views.cameras.project(p.points)
         assert len(p.points) > 50 and depth.min() > 0
     found = Cameras.cat([p.views.cameras for p in posed])
-    ups = -found.c2w[:, :3, 1].mean(dim=0)
-    torch.testing.assert_close(torch.nn.functional.normalize(ups, dim=0), torch.tensor([0.0, -1, 0]), atol=1e-4, rtol=0)
     # the same cameras up to a similarity
     turn = cameras.c2w[2, :3, :3] @ found.c2w[2, :3, :3].T
+    assert (turn @ torch.tensor([0.0, -1, 0]))[1].item() > 0.9998  # up is -y, within a degree
     angles = torch.linalg.matrix_norm(turn @ found.c2w[:, :3, :3] - cameras.c2w[:, :3, :3]).rad2deg()
     assert angles.max() < 1.0
     a, b = ((x.positions - x.positions[2]) for x in (found, cameras))
@@ -106,6 +112,65 @@ def test_structure_from_motion_finds_the_cameras(room, monkeypatch):
     # and points on the walls
     world = scale * (posed[0].points - found.positions[2]) @ turn.T + cameras.positions[2]
     assert world.abs().amin(dim=-1).median() < 0.02
+
+
+def test_masks_keep_features_out_and_go_along(room):
+    usable = np.ones((HEIGHT, WIDTH), bool)
+    usable[: HEIGHT // 2, WIDTH // 2 :] = False
+    photos = [replace(p, mask=usable if i else None) for i, p in enumerate(room[0][:4])]
+    for posed, _, _ in (
+        poses_from_photos(photos, 200, on_progress=quiet),
+        poses_from_cameras(photos, named(room[1], [p.name for p in photos]), 200, on_progress=quiet),
+    ):
+        assert len(posed) == 4 and posed[0].views.mask is None
+        for p in posed[1:]:
+            mask, cameras = p.views.mask, p.views.cameras
+            assert mask.shape == p.views.images[:, 0].shape and 0.72 < mask.float().mean() < 0.77
+            column, row = p.views.cameras.project(p.points)[0][0].floor().long().unbind(-1)
+            inside = (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
+            assert inside.sum() > 30 and mask[0, row[inside], column[inside]].float().mean() > 0.98  # but for rounding
+
+
+def test_gps_makes_the_room_metric(room):
+    """The room, as if a unit were 100 m, with y up, z south and GPS on every photo."""
+    photos, cameras = room
+    gps = [(10.0 - 100 * z / 110_611, 20.0 + 100 * x / 109_641, 100 * y) for x, y, z in cameras.positions.tolist()]
+    photos = [replace(p, gps=g) for p, g in zip(photos, gps)]
+    posed, _, about = poses_from_photos(photos, 200, on_progress=quiet)
+    assert about["scale"] == "metres" and about["gps"]["used"] == 5 and about["gps"]["residual_m"] < 2
+    found = Cameras.cat([p.views.cameras for p in posed])
+    lengths = [(x.positions[0] - x.positions[-1]).norm().item() for x in (found, cameras)]
+    assert lengths[0] == pytest.approx(100 * lengths[1], rel=0.03)
+    _, depth = posed[0].views.cameras.project(posed[0].points)
+    assert 50 < depth.median() < 200  # the points are in metres, too
+    truth = cameras.c2w[2, :3, 2] * torch.tensor([1.0, -1, -1])  # viewing direction, as east, down, north
+    assert (found.c2w[2, :3, 2] @ truth).item() > 0.999
+
+
+def test_why_photos_are_left_out():
+    class Model:
+        def __init__(self, *indices):
+            self.indices = indices
+
+        def reg_image_ids(self):
+            return [i + 1 for i in self.indices]
+
+    names = [f"{i}.jpg" for i in range(9)]
+    matches = np.zeros((9, 9), np.int64)
+    for i, j, count in [(0, 1, 90), (1, 2, 80), (2, 3, 20), (4, 5, 60), (6, 7, 30), (7, 2, 16)]:
+        matches[i, j] = matches[j, i] = count
+    features = np.array([500] * 8 + [7])
+    attempt = Attempt([Model(0, 1, 2), Model(6, 7)], features, matches)
+    reasons = dict(why_unregistered(names, attempt))
+    assert list(reasons) == names[3:]
+    assert "matches 2.jpg best, in 20 points" in reasons["3.jpg"]
+    assert "second group of 2 photos (4.jpg, 5.jpg)" in reasons["4.jpg"]  # that no chain of matches joins
+    assert "second group of 2 photos (6.jpg, 7.jpg)" in reasons["6.jpg"]  # with a model of its own
+    assert "it has 7 features" in reasons["8.jpg"]
+    features[8] = 300
+    assert "no other photo" in dict(why_unregistered(names, attempt))["8.jpg"]
+    nothing = dict(why_unregistered(names, Attempt([], features, matches)))
+    assert "matches 5.jpg best, in 60 points" in nothing["4.jpg"] and len(nothing) == 9
 
 
 def test_import_leaves_signals_alone():
@@ -146,8 +211,13 @@ def test_given_cameras_are_kept_and_points_triangulated(room):
     photos, cameras = room
     half = cameras.resize(HEIGHT // 2, WIDTH // 2)  # cameras for the photos at half their size
     given = named(half, ["0.png", "1.png", "2", "3.png", "not_there.png"])  # "2": named without a suffix
-    posed, left_out = poses_from_cameras(photos, given, 1000, on_progress=quiet)
-    assert left_out == ["4.png"] and [p.name for p in posed] == ["0.png", "1.png", "2.png", "3.png"]
+    posed, left_out, _ = poses_from_cameras(photos, given, 1000, on_progress=quiet)
+    assert left_out == [("4.png", "no camera is named like it")] and [p.name for p in posed] == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "3.png",
+    ]
     for i, p in enumerate(posed):
         assert p.views.images.shape == (1, 3, HEIGHT, WIDTH)  # never enlarged
         torch.testing.assert_close(p.views.cameras.c2w[0], cameras.c2w[i])
@@ -167,10 +237,10 @@ def test_cameras_that_do_not_match(room):
 
 def test_nothing_to_triangulate(room):
     photos = [Photo(p.name, np.full_like(p.image, 128)) for p in room[0]]
-    posed, left_out = poses_from_cameras(photos, named(room[1], [p.name for p in photos]), 200, on_progress=quiet)
+    posed, left_out, _ = poses_from_cameras(photos, named(room[1], [p.name for p in photos]), 200, on_progress=quiet)
     assert len(posed) == 5 and not left_out and all(len(p.points) == 0 for p in posed)
     same = Cameras(room[1].c2w[:1].repeat(2, 1, 1), room[1].K[:2], HEIGHT, WIDTH)  # no baseline
-    posed, _ = poses_from_cameras(room[0][:2], named(same, ["0.png", "1.png"]), 200, on_progress=quiet)
+    posed, _, _ = poses_from_cameras(room[0][:2], named(same, ["0.png", "1.png"]), 200, on_progress=quiet)
     assert all(p.points.isfinite().all() for p in posed)
 
 
@@ -185,7 +255,7 @@ def test_stereo_pair():
     K[1, 0, 2] += 31.086
     cameras = named(Cameras(c2w, K, height, width), ["left.png", "right.png"])
     photos = [Photo("left.png", left), Photo("right.png", right)]
-    (posed, _), _ = poses_from_cameras(photos, cameras, 1000, on_progress=quiet)
+    (posed, _), _, _ = poses_from_cameras(photos, cameras, 1000, on_progress=quiet)
     pixels, depth = posed.views.cameras.project(posed.points)
     column, row = (pixels[0].T - 0.5).round().long().numpy()
     true = 994.978 * 0.193001 / (disparity[row, column] + 31.086)
@@ -196,7 +266,7 @@ def test_stereo_pair():
 
 def test_real_photos(shared):
     photos, _ = load_photos(sorted((shared / "photos" / "brighton_beach").glob("*.jpg"))[6:10])
-    posed, left_out = poses_from_photos(photos, 256, on_progress=quiet)
+    posed, left_out, _ = poses_from_photos(photos, 256, on_progress=quiet)
     assert len(posed) == 4 and not left_out
     for p in posed:
         assert len(p.points) > 100 and min(p.views.images.shape[-2:]) == 256

@@ -1,5 +1,6 @@
 """Refinement: it gets nearer to the photos, respects masks, and can be stopped."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 
 from pixworld.gaussians import Gaussians
 from pixworld.metrics import psnr, ssim
-from pixworld.refine import refine
+from pixworld.refine import Progress, RefineOptions, depth_loss, refine
 from pixworld.render import render
-from pixworld.views import Cancelled, Views
+from pixworld.views import Cancelled, InputError, Views
 
 
 @pytest.fixture
@@ -36,16 +37,21 @@ def score(gaussians: Gaussians, photo: Views) -> float:
     return psnr(render(gaussians, photo.cameras).rgb, photo.images).item()
 
 
+def steps(n: int, **options) -> RefineOptions:
+    return RefineOptions(steps=n, **options)
+
+
 def test_a_photo_that_was_not_seen_is_matched_better(photos, start):
-    seen = []
-    refined = refine(start, photos[:2] + photos[3:], steps=80, on_step=lambda i, n, _: seen.append((i, n)))
-    assert score(refined, photos[2]) > score(start, photos[2]) + 4
-    assert seen[-1] == (80, 80) and all(torch.isfinite(x).all() for x in (refined.means, refined.scales))
+    seen: list[Progress] = []
+    refined = refine(start, photos[:2] + photos[3:], steps(80), on_step=seen.append)
+    assert score(refined.gaussians, photos[2]) > score(start, photos[2]) + 4
+    assert refined.steps == seen[-1].step == 80 and seen[-1].fraction == 1 and seen[-1].psnr > seen[0].psnr + 3
+    assert all(torch.isfinite(x).all() for x in (refined.gaussians.means, refined.gaussians.scales))
 
 
 def test_the_same_seed_gives_the_same_result(photos, start):
-    a, b = (refine(start, photos, steps=5, seed=2) for _ in range(2))
-    assert torch.equal(a.means, b.means) and not torch.equal(a.means, refine(start, photos, steps=5, seed=3).means)
+    a, b, c = (refine(start, photos, steps(5, seed=seed)).gaussians.means for seed in (2, 2, 3))
+    assert torch.equal(a, b) and not torch.equal(a, c)
 
 
 def test_masked_pixels_do_not_count(photos, start):
@@ -53,19 +59,79 @@ def test_masked_pixels_do_not_count(photos, start):
     mask[:, :, :32] = True
     masked = [replace(p, mask=mask) for p in photos]
     spoiled = [replace(p, images=torch.where(mask[:, None], p.images, 1.0)) for p in masked]
-    a, b = (refine(start, x, steps=5) for x in (masked, spoiled))
+    a, b = (refine(start, x, steps(5)).gaussians for x in (masked, spoiled))
     assert torch.allclose(a.means, b.means, atol=1e-6)
 
 
-def test_no_steps_change_nothing_and_a_callback_can_stop(photos, start):
-    assert refine(start, photos, steps=0) is start
+def test_no_steps_change_nothing_and_a_callback_can_cancel(photos, start):
+    assert refine(start, photos, steps(0)).gaussians is start
 
-    def stop(step, *_):
-        if step == 2:
+    def cancel(progress: Progress):
+        if progress.step == 2:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        refine(start, photos, steps=50, on_step=stop)
+        refine(start, photos, steps(50), on_step=cancel)
+
+
+def test_stopping_keeps_what_there_is(photos, start):
+    taken: list[Progress] = []
+    refined = refine(start, photos, steps(1000), on_step=taken.append, stop=lambda: len(taken) == 30)
+    assert refined.steps == 30 and score(refined.gaussians, photos[2]) > score(start, photos[2]) + 1
+
+
+def test_a_time_budget_ends_it_with_the_schedule_done(photos, start):
+    fractions: list[float] = []
+    refine(start, photos, steps(10**6, budget_seconds=1.0), on_step=lambda p: fractions.append(p.fraction))
+    assert fractions[-1] == 1 and max(b - a for a, b in itertools.pairwise(fractions)) < 0.5
+
+
+def test_early_stopping_returns_the_best_of_the_spared_photo(photos, start):
+    with pytest.raises(InputError, match="spares one photo"):
+        refine(start, photos, steps(5, early_stop=True))
+    many = photos + photos
+    seen: list[Progress] = []
+    refined = refine(start, many, steps(60, early_stop=True), on_step=seen.append)
+    best = max(score(refined.gaussians, p) for p in photos)
+    assert max(p.psnr for p in seen) <= best + 0.5
+
+
+def test_exposure_of_each_photo_is_found(photos, start):
+    gains = torch.tensor([0.7, 0.85, 1.0, 1.15, 1.3])
+    bright = [replace(p, images=(p.images * g).clamp(0, 1)) for p, g in zip(photos, gains)]
+    plain = refine(start, bright, steps(150)).gaussians
+    refined = refine(start, bright, steps(150, exposure=True))
+    assert torch.corrcoef(torch.stack([refined.gains[:, 0].mean(1), gains.log()]))[0, 1] > 0.95
+    assert score(refined.gaussians, photos[2]) > score(plain, photos[2]) + 0.5
+
+
+def test_wrong_cameras_are_put_right(photos, cloud):
+    wrong = photos[2].cameras.c2w.clone()
+    wrong[:, 0, 3] += 0.05
+    right = [p.cameras for p in photos]
+    photos[2] = replace(photos[2], cameras=replace(right[2], c2w=wrong))
+    refined = refine(cloud(300, degree=0), photos, steps(200, poses=True))
+    shifts = torch.cat([a.positions - b.positions for a, b in zip(refined.cameras, right)])
+    others = shifts[[0, 1, 3, 4]].mean(0)  # where the whole scene went
+    assert (shifts[2] - others).norm() < 0.015
+    rotation = refined.cameras[2].c2w[0, :3, :3]
+    assert torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-5)
+
+
+def test_known_depth_holds_the_surface_in_place(photos, start):
+    far = replace(start, means=start.means + 0.0)
+    depth = render(start, photos[0].cameras).depth * 1.3
+    known = [replace(photos[0], depth=depth)]
+    refined, plain = (refine(far, p, steps(60)).gaussians for p in (known, photos[:1]))
+    off = [depth_loss(render(g, photos[0].cameras).depth, depth).item() for g in (refined, plain)]
+    assert off[0] < 0.7 * off[1]
+
+
+def test_growing_to_a_budget_adds_detail(photos, start):
+    few = start.select(torch.arange(0, len(start), 6))
+    grown, same = (refine(few, photos, steps(300, max_gaussians=n)).gaussians for n in (150, 0))
+    assert len(few) < len(grown) <= 150
+    assert score(grown, photos[2]) > score(same, photos[2])
 
 
 def test_ssim_is_one_for_the_same_image_and_agrees_with_scikit_image():

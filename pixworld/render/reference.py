@@ -6,6 +6,7 @@ The radius rule of gsplat needs no twin here: its box ends where α < 1/255, and
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,18 +35,30 @@ def rasterize(
     images = []
     for s, v in itertools.product(range(len(means)), range(w2c.shape[1])):
         rgb = colours[s, v if colours.shape[1] > 1 else 0]
-        images.append(_image(means[s], quats[s], scales[s], opacities[s], rgb, w2c[s, v], K[s, v], *options))
+        seen = project(means[s], quats[s], scales[s], opacities[s], rgb, w2c[s, v], K[s, v], *options)
+        images.append(blend(seen, 0, 0, height, width))
     return torch.stack(images).unflatten(0, w2c.shape[:2])
 
 
-def _image(means, quats, scales, opacities, rgb, w2c, K, width, height, eps2d, near, antialiased) -> Tensor:
+class Projected(NamedTuple):
+    """The Gaussians before the near plane as one image sees them, sorted by z."""
+
+    x: Float[Tensor, " m"]  # mean, px
+    y: Float[Tensor, " m"]
+    conic: Float[Tensor, "m 3"]  # a, b, c of σ = (a dx² + c dy²) / 2 + b dx dy
+    opacities: Float[Tensor, " m"]
+    blended: Float[Tensor, "m 5"]  # r, g, b, z, 1
+
+
+def project(means, quats, scales, opacities, rgb, w2c, K, width, height, eps2d, near, antialiased) -> Projected:
+    """The Gaussians of one scene [n ..] in one view, w2c [4 4] and K [3 3]."""
     # Which Gaussians, in which order. Indexing first keeps NaNs of the dropped ones out of the gradients.
     local = means @ w2c[:3, :3].T + w2c[:3, 3]
     order = local[:, 2].argsort(stable=True)
     order = order[local[order, 2] >= near]
     local, quats, scales, opacities, rgb = (x[order] for x in (local, quats, scales, opacities, rgb))
 
-    # Project, with the Jacobian of the pinhole taken no farther out than 15 % of the image beyond its borders.
+    # The Jacobian of the pinhole is taken no farther out than 15 % of the image beyond its borders.
     x, y, z = local.unbind(-1)
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     u = torch.minimum(torch.maximum(x / z, -(cx + 0.15 * width) / fx), (1.15 * width - cx) / fx)
@@ -59,19 +72,22 @@ def _image(means, quats, scales, opacities, rgb, w2c, K, width, height, eps2d, n
     if antialiased:
         ratio = (torch.linalg.det(cov) / det).clamp_min(0)
         opacities = opacities * torch.where(ratio > 0, ratio.clamp_min(1e-300).sqrt(), 0)
-    a, b, c = blurred[:, 1, 1] / det, -blurred[:, 0, 1] / det, blurred[:, 0, 0] / det
+    conic = torch.stack([blurred[:, 1, 1], -blurred[:, 0, 1], blurred[:, 0, 0]], dim=-1) / det[:, None]
+    blended = torch.cat([rgb, z[:, None], torch.ones_like(z)[:, None]], dim=-1)
+    return Projected(fx * x / z + cx, fy * y / z + cy, conic, opacities, blended)
 
-    # α of every Gaussian at every pixel [n h w]
-    dx = (fx * x / z + cx)[:, None, None] - (torch.arange(width, dtype=means.dtype) + 0.5)
-    dy = (fy * y / z + cy)[:, None, None] - (torch.arange(height, dtype=means.dtype) + 0.5)[:, None]
-    a, b, c = (q[:, None, None] for q in (a, b, c))
+
+def blend(p: Projected, top: int, left: int, height: int, width: int) -> Float[Tensor, "5 h w"]:
+    """All of these Gaussians at all pixels of a window of the image."""
+    dx = p.x[:, None, None] - (left + torch.arange(width, dtype=p.x.dtype) + 0.5)
+    dy = p.y[:, None, None] - (top + torch.arange(height, dtype=p.y.dtype) + 0.5)[:, None]
+    a, b, c = p.conic[..., None, None].unbind(1)
     sigma = (a * dx**2 + c * dy**2) / 2 + b * dx * dy
-    alpha = (opacities[:, None, None] * torch.exp(-sigma)).clamp_max(0.999)
+    alpha = (p.opacities[:, None, None] * torch.exp(-sigma)).clamp_max(0.999)
     alpha = torch.where((sigma >= 0) & (alpha >= 1 / 255), alpha, 0)
 
-    # Blend front to back; transmittance only falls, so "stopped" is a condition on each Gaussian alone.
+    # Front to back; transmittance only falls, so "stopped" is a condition on each Gaussian alone.
     after = torch.cumprod(1 - alpha, dim=0)
     alpha = torch.where(after > 1e-4, alpha, 0)
     before = torch.cat([torch.ones_like(after[:1]), after[:-1]])
-    weights = alpha * before
-    return torch.einsum("nhw,nc->chw", weights, torch.cat([rgb, z[:, None], torch.ones_like(z)[:, None]], dim=-1))
+    return torch.einsum("nhw,nc->chw", alpha * before, p.blended)

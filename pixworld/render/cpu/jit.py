@@ -1,0 +1,76 @@
+"""How the kernels are compiled and run: numba without the GIL, on threads of our own.
+
+A kernel is a function over a range of independent tasks, `kernel(start, stop, *args)`. The threads are our own: OpenMP
+dies in forked children (DataLoader workers), numba's workqueue with two callers.
+
+numba caches what it compiled on disk. It looks for changes in the file of the kernel alone, so delete __pycache__ after
+changing a constant that another file imports. Slice assignments and array methods are avoided: each costs up to 3 s of
+compile time (they drag string formatting along).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import torch
+from numba.core import event
+
+# No reassociation: the same pixel must get the same α in both passes, whatever was vectorised.
+_options = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+inlined = numba.njit(forceinline=True, **_options)
+
+
+def kernel(function: Callable) -> Callable:
+    """Compile on first call, or load from the cache: beside the source or, where that is read-only, the user's."""
+    try:
+        return numba.njit(nogil=True, cache=True, **_options)(function)
+    except RuntimeError:  # numba found no place to write to: every process compiles for itself
+        return numba.njit(nogil=True, **_options)(function)
+
+
+class _Announcement(event.Listener):
+    """Says once a process that the kernels are being compiled, when they really are: not when the cache has them."""
+
+    def on_start(self, event_: event.Event) -> None:
+        if event_.data["dispatcher"].py_func.__module__.startswith(__package__):
+            event.unregister("numba:compile", self)
+            print("compiling the CPU rasterizer, once (a few seconds) ..", file=sys.stderr, flush=True)
+
+    def on_end(self, event_: event.Event) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcement())
+
+
+@functools.lru_cache(maxsize=4)
+def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
+    """Our threads. A forked child has another pid, hence a pool of its own: threads do not survive a fork."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="render")
+
+
+def parallel(function: Callable, tasks: int, *args) -> None:
+    """function(start, stop, *args) over 0..tasks, on as many threads as torch may use, the caller's among them."""
+    threads = min(os.cpu_count() or 1, torch.get_num_threads(), tasks)
+    if threads <= 1:
+        function(0, tasks, *args)
+        return
+    # Several ranges a thread, as tasks differ in work; whoever is free takes the next (`next` of a list is atomic).
+    edges = np.linspace(0, tasks, min(tasks, 8 * threads) + 1).astype(np.int64).tolist()
+    ranges = iter(list(itertools.pairwise(edges)))
+
+    def work() -> None:
+        for start, stop in ranges:
+            function(start, stop, *args)
+
+    jobs = [_pool(os.getpid(), threads - 1).submit(work) for _ in range(threads - 1)]
+    work()
+    for job in jobs:
+        job.result()
