@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 DEAD = 0.005  # opacity at and below which a Gaussian is dead
-GROWTH = 0.05  # of the living, moved at most at once
-MAX_COPIES = 20  # of one Gaussian; far above what a growth of 5 % leads to
+MAX_COPIES = 20  # of one Gaussian at once
 
 
 def pad(fields: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
@@ -42,14 +41,14 @@ def split(
 
 
 @torch.no_grad()
-def relocate(fields: Mapping[str, Tensor], optimiser: torch.optim.Adam, generator: torch.Generator) -> int:
-    """Move dead Gaussians onto living ones, drawn by opacity, in place; returns how many. Momenta of all that changed
-    are forgotten."""
+def relocate(fields: Mapping[str, Tensor], optimiser: torch.optim.Adam, count: int, generator: torch.Generator) -> int:
+    """Move at most `count` dead Gaussians onto living ones, drawn by opacity, in place; returns how many. The momenta of
+    all that changed are forgotten."""
     opacities = fields["logit_opacities"].sigmoid()
     dead = (opacities <= DEAD).nonzero().squeeze(-1)
     alive = (opacities > DEAD).nonzero().squeeze(-1)
-    dead = dead[: int(GROWTH * len(alive))]
-    if not len(dead):
+    dead = dead[: max(0, count)]
+    if not len(dead) or not len(alive):
         return 0
     # in float64 on the CPU, which takes any number of rows and draws the same on every device
     target = alive[_draw(opacities[alive], len(dead), generator)]

@@ -23,7 +23,7 @@ from pixworld.lift import depth_image, lift_points
 from pixworld.methods.base import Method
 from pixworld.metrics import psnr, ssim
 from pixworld.poses import poses_from_cameras, poses_from_photos
-from pixworld.refine import Progress, RefineOptions, refine, thin
+from pixworld.refine import Progress, RefineOptions, refine
 from pixworld.render import render
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Scene, Task, Views
 
@@ -93,17 +93,16 @@ def reconstruct(
 
     with _timed(seconds, "predict"):
         if options.init == "sfm":
-            predicted = start = lift_points(train, seed=options.seed).to(device)
+            predicted = lift_points(train, seed=options.seed).to(device)
         else:
             predicted = predict(model, train, options.views, device, on_progress)
-            start = thin(predicted, seed=options.seed) if options.refinement.steps else predicted
     with _timed(seconds, "refine"):
 
         def on_step(progress: Progress) -> None:
             on_progress("refine", round(1000 * progress.fraction), 1000)
 
         views = [photo_view(p).to(device) for p in train]
-        result = refine(start, views, replace(options.refinement, seed=options.seed), on_step=on_step)
+        result = refine(predicted, views, replace(options.refinement, seed=options.seed), on_step=on_step)
         refined = result.gaussians
         if options.refinement.poses:
             train = [replace(p, views=replace(p.views, cameras=c)) for p, c in zip(train, result.cameras)]

@@ -28,7 +28,7 @@ from pixworld.metrics import psnr
 from pixworld.photos import load_photos
 from pixworld.poses import poses_from_cameras
 from pixworld.reconstruct import nearest_photo, photo_view, predict
-from pixworld.refine import Progress, RefineOptions, refine, thin
+from pixworld.refine import Progress, RefineOptions, refine
 from pixworld.render import render
 from pixworld.views import PosedPhoto
 
@@ -39,7 +39,7 @@ def main(
     photos: Path,
     sets: tuple[str, ...] = (),
     size: int = 288,
-    budgets: tuple[float, ...] = (15, 30, 60, 120),
+    budgets: tuple[float, ...] = (15, 30, 120),
     looks: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9),
     inits: tuple[Literal["pixworld", "sfm"], ...] = ("sfm", "pixworld"),
     steps: int = 1_000_000,
@@ -69,7 +69,7 @@ def main(
         train, test = posed_photos(file, size)
         near = mean_psnr([nearest_photo(p, train).views.images for p in test], test)
         for init in inits:
-            start = lift_points(train) if init == "sfm" else thin(predict(model, train, 8, "cpu", lambda *_: None))
+            start = lift_points(train) if init == "sfm" else predict(model, train, 8, "cpu", lambda *_: None)
             row = [near, score(start, test)]
             for budget in budgets:
                 options = RefineOptions(steps, budget, max_gaussians)

@@ -3,9 +3,9 @@
 python scripts/bench_render.py
 
 Three tables, for an otherwise idle machine. One image of 8.1 M Gaussians. Speed on pixel-aligned scenes (one Gaussian a
-pixel, as networks predict them), against a loop over tiles in plain torch with autograd, in the same run: work is counted
-in pairs (pixel, Gaussian whose box holds it) and in flop (by hand, 40 a pair forward and 75 backward), given as a share
-of what sgemm reaches here. And what a fresh process waits for its first image, without and with numba's cache.
+pixel, as networks predict them), against a loop over tiles in plain torch with autograd, in the same run: work is
+counted in pairs (pixel, Gaussian whose box holds it) and in flop (by hand, 40 a pair forward and 75 backward), given as
+a share of what sgemm reaches here. And what a fresh process waits for its first image, without and with numba's cache.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_dead_rows_move_onto_the_living(cloud):
     sum(x.sum() for x in fields.values()).backward()
     optimiser.step()
     before = {k: v.detach().clone() for k, v in fields.items()}
-    assert relocate(fields, optimiser, torch.Generator().manual_seed(0)) == 5  # 5 % of 100
+    assert relocate(fields, optimiser, 5, torch.Generator().manual_seed(0)) == 5
     opacities = fields["logit_opacities"].sigmoid()
     assert (opacities > DEAD).sum() == 105
     moved = fields["means"][100:105].detach()

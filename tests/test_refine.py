@@ -87,7 +87,7 @@ def test_a_time_budget_ends_it_with_the_schedule_done(photos, start):
 
 
 def test_early_stopping_returns_the_best_of_the_spared_photo(photos, start):
-    with pytest.raises(InputError, match="spares one photo"):
+    with pytest.raises(InputError, match="spares one of 8"):
         refine(start, photos, steps(5, early_stop=True))
     many = photos + photos
     seen: list[Progress] = []
@@ -113,7 +113,7 @@ def test_wrong_cameras_are_put_right(photos, cloud):
     refined = refine(cloud(300, degree=0), photos, steps(200, poses=True))
     shifts = torch.cat([a.positions - b.positions for a, b in zip(refined.cameras, right)])
     others = shifts[[0, 1, 3, 4]].mean(0)  # where the whole scene went
-    assert (shifts[2] - others).norm() < 0.015
+    assert (shifts[2] - others).norm() < 0.02
     rotation = refined.cameras[2].c2w[0, :3, :3]
     assert torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-5)
 

@@ -42,10 +42,10 @@ def frame(q, s, out):
 
 
 @inlined
-def frame_backward(q, s, inv, d_out, R, d_q, d_s):
+def frame_backward(q, s, inv, d_out, ones, R, d_q, d_s):
     """Gradients of frame's q and s from that of its output, which is used up; R [3 3] is scratch space."""
-    one, two, four = q.dtype.type(1), q.dtype.type(2), q.dtype.type(4)
-    frame(q, (one, one, one), R)
+    two, four = q.dtype.type(2), q.dtype.type(4)
+    frame(q, ones, R)
     for j in range(3):
         d_s[j] = d_out[0, j] * R[0, j] + d_out[1, j] * R[1, j] + d_out[2, j] * R[2, j]
         for i in range(3):
@@ -180,7 +180,7 @@ def project_backward(
     M, dM = np.empty((3, 3), means.dtype), np.empty((3, 3), means.dtype)
     A, dA = np.empty((2, 3), means.dtype), np.empty((2, 3), means.dtype)
     B, dB = np.empty((2, 3), means.dtype), np.empty((2, 3), means.dtype)
-    total = np.empty(PAIR, means.dtype)
+    total, ones = np.empty(PAIR, means.dtype), np.ones(3, means.dtype)
     for task in range(start, stop):
         s, chunk = task // chunks, task % chunks
         for g in range(chunk * size, min((chunk + 1) * size, n)):
@@ -268,4 +268,4 @@ def project_backward(
                     d_view[1, 3] += dy
                     d_view[2, 3] += dz
 
-            frame_backward(quats[s, g], scales[s, g], inv, dM, M, d_quats[s, g], d_scales[s, g])
+            frame_backward(quats[s, g], scales[s, g], inv, dM, ones, M, d_quats[s, g], d_scales[s, g])

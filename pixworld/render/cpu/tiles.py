@@ -15,14 +15,13 @@ from numba.extending import intrinsic, overload
 from pixworld.render.cpu.jit import inlined, kernel
 
 from pixworld.render.cpu.projection import (  # isort: skip
-    BLUE, CA, CB, CC, DBLUE, DGREEN, DRED, DZ, G0, GREEN, GX, GXX, GXY, GY, GYY, MX, MY, OP, PAIR, RECORD, RED, TILE, Z,
+    BLUE, CA, CB, CC, DBLUE, DGREEN, DRED, DZ, G0, GREEN, GX, GXX, GXY, GY, GYY, MX, MY, OP, PAIR, RED, TILE, Z,
 )  # fmt: skip
 
 LANES = 8  # pixels blended together
 ROW = TILE + LANES  # a row of lanes may start at any pixel of the tile, so tile rows are padded
 PLANE = TILE * ROW
 BACK = 7 * PLANE  # what blend_backward knows of the pixels of a tile
-BLOCK = 64  # Gaussians that are copied together: one by one, each would wait for memory
 # What blend_lanes_backward adds up for a column of LANES pixels: Σg, Σg dy, Σg dy² with g = dL/dσ, then colour, z.
 S0, SY, SYY, SRED, SGREEN, SBLUE, SZ, SUM = range(8)
 SUMS = SUM * LANES
@@ -40,7 +39,7 @@ def _exp(x):
 
     def exp32(x):
         # 2^t = 2^n 2^f with |f| <= 1/2; the polynomial is the Chebyshev interpolant of 2^f, relative error 1e-7
-        t = max(x * np.float32(1.44269504), np.float32(-126))
+        t = max(x * np.float32(1.44269504), np.float32(-64))  # far below 1/255, and nothing is denormal
         n = np.int32(t - np.float32(0.5))
         f = t - np.float32(n)
         p = np.float32(0.00967603192) + f * np.float32(0.00133908634)
@@ -125,16 +124,6 @@ def sort_by_depth(ids, keys, other_ids, other_keys, n):
             other_ids[i] = ids[i]
 
 
-@inlined
-def gather(ids, records, boxes, near_records, near_boxes):
-    """Copy the records and boxes of a block of Gaussians next to each other."""
-    for j in range(len(ids)):
-        for c in range(RECORD):
-            near_records[j, c] = records[ids[j], c]
-        for c in range(4):
-            near_boxes[j, c] = boxes[ids[j], c]
-
-
 @kernel
 def blend(start, stop, records, boxes, columns, begin, order, depths, out, kept):
     """For tiles start..stop: sort their lists by z, then blend.
@@ -150,7 +139,6 @@ def blend(start, stop, records, boxes, columns, begin, order, depths, out, kept)
     scratch_ids, scratch_keys = np.empty(longest, order.dtype), np.empty(longest, depths.dtype)
     # Six planes of the tile: transmittance (negated where the pixel has stopped), r, g, b, z, place of the last one
     pixels = np.empty(6 * PLANE, records.dtype)
-    near_records, near_boxes = np.empty((BLOCK, RECORD), records.dtype), np.empty((BLOCK, 4), boxes.dtype)
     for t in range(start, stop):
         i = t // tiles
         top, left = (t % tiles) // columns * TILE, (t % tiles) % columns * TILE
@@ -166,22 +154,20 @@ def blend(start, stop, records, boxes, columns, begin, order, depths, out, kept)
         for y in range(bottom - top):
             for x in range(right - left):
                 pixels[y * ROW + x] = T(1)
-        for block in range(0, len(ids), BLOCK):
-            clearest = T(0)
-            for p in range(PLANE):
-                clearest = max(clearest, pixels[p])
-            if clearest == T(0):
-                break
-            size = min(BLOCK, len(ids) - block)
-            gather(ids[block : block + size], records[i], boxes[i], near_records, near_boxes)
-            for j in range(size):
-                r, box = near_records[j], near_boxes[j]
-                x0, x1 = max(box[0], left), min(box[2], right)
-                for y in range(max(box[1], top), min(box[3], bottom)):
-                    dy = r[MY] - (T(y) + T(0.5))
-                    for x in range(x0, x1, LANES):
-                        dx = r[MX] - (T(x) + T(0.5))
-                        blend_lanes((y - top) * ROW + x - left, dx, dy, T(block + j), r, pixels)
+        for k in range(len(ids)):
+            if k % 64 == 63:
+                clearest = T(0)
+                for p in range(PLANE):
+                    clearest = max(clearest, pixels[p])
+                if clearest == T(0):
+                    break
+            r, box = records[i, ids[k]], boxes[i, ids[k]]
+            x0, x1 = max(box[0], left), min(box[2], right)
+            for y in range(max(box[1], top), min(box[3], bottom)):
+                dy = r[MY] - (T(y) + T(0.5))
+                for x in range(x0, x1, LANES):
+                    dx = r[MX] - (T(x) + T(0.5))
+                    blend_lanes((y - top) * ROW + x - left, dx, dy, T(k), r, pixels)
 
         for y in range(top, bottom):
             for x in range(left, right):
@@ -231,9 +217,6 @@ def blend_backward(start, stop, records, boxes, columns, begin, order, first, ke
     # Seven planes: transmittance, what lies behind times upstream, place of the last one, upstream of r, g, b, z
     pixels = numba.carray(on_stack(records, BACK), BACK)
     sums = numba.carray(on_stack(records, SUMS), SUMS)
-    pair = numba.carray(on_stack(records, PAIR), PAIR)
-    near_records, near_boxes = np.empty((BLOCK, RECORD), records.dtype), np.empty((BLOCK, 4), boxes.dtype)
-    places = np.empty(BLOCK, np.int64)
     for t in range(start, stop):
         if begin[t] == begin[t + 1]:
             continue
@@ -256,31 +239,25 @@ def blend_backward(start, stop, records, boxes, columns, begin, order, first, ke
                 for c in range(4):
                     pixels[(3 + c) * PLANE + p] = upstream[i, c, y, x]
 
-        for end in range(len(ids), 0, -BLOCK):
-            block = max(0, end - BLOCK)
-            gather(ids[block:end], records[i], boxes[i], near_records, near_boxes)
-            for j in range(end - block):
-                box = near_boxes[j]
-                across = (box[2] - 1) // TILE - box[0] // TILE + 1
-                row, column = top // TILE - box[1] // TILE, left // TILE - box[0] // TILE
-                places[j] = first[i, ids[block + j]] + row * across + column
-            for j in range(end - block - 1, -1, -1):
-                r, box = near_records[j], near_boxes[j]
-                for c in range(PAIR):
-                    pair[c] = T(0)
-                if T(block + j) <= deepest:
-                    x0, x1 = max(box[0], left), min(box[2], right)
-                    y0, y1 = max(box[1], top), min(box[3], bottom)
-                    for x in range(x0, x1, LANES):
-                        dx = r[MX] - (T(x) + T(0.5))
-                        for p in range(SUMS):
-                            sums[p] = T(0)
-                        for y in range(y0, y1):
-                            dy = r[MY] - (T(y) + T(0.5))
-                            blend_lanes_backward((y - top) * ROW + x - left, dx, dy, T(block + j), r, pixels, sums)
-                        add_lanes(dx, sums, pair)
-                for c in range(PAIR):
-                    pairs[places[j], c] = pair[c]
+        for k in range(len(ids) - 1, -1, -1):
+            r, box = records[i, ids[k]], boxes[i, ids[k]]
+            across = (box[2] - 1) // TILE - box[0] // TILE + 1
+            row, column = top // TILE - box[1] // TILE, left // TILE - box[0] // TILE
+            pair = pairs[first[i, ids[k]] + row * across + column]
+            for c in range(PAIR):
+                pair[c] = T(0)
+            if T(k) > deepest:
+                continue
+            x0, x1 = max(box[0], left), min(box[2], right)
+            y0, y1 = max(box[1], top), min(box[3], bottom)
+            for x in range(x0, x1, LANES):
+                dx = r[MX] - (T(x) + T(0.5))
+                for j in range(SUMS):
+                    sums[j] = T(0)
+                for y in range(y0, y1):
+                    dy = r[MY] - (T(y) + T(0.5))
+                    blend_lanes_backward((y - top) * ROW + x - left, dx, dy, T(k), r, pixels, sums)
+                add_lanes(dx, sums, pair)
 
 
 @inlined
