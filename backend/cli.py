@@ -33,7 +33,7 @@ def reconstruct(
     init: Literal["pixworld", "sfm"] = "pixworld",
     refine: int = 300,
     budget_seconds: float | None = None,
-    max_gaussians: int = 0,
+    max_gaussians: int = 120_000,
     exposure: bool = False,
     refine_poses: bool = False,
     early_stop: bool = False,

@@ -21,7 +21,7 @@ def refine(
     out: Path,
     steps: int = 300,
     budget_seconds: float | None = None,
-    max_gaussians: int = 0,
+    max_gaussians: int = 120_000,
     sh_degree: int | None = None,
     exposure: bool = False,
     poses: bool = False,

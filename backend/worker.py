@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import pixworld  # noqa: F401  before torch: it settles how OpenMP's threads wait
 from backend.protocol import Arrays, Header, ProtocolError, decode, encode, failure
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def make_options(
     *,
     refine: int = 300,
     budget_seconds: float | None = None,
-    max_gaussians: int = 0,
+    max_gaussians: int = 120_000,
     exposure: bool = False,
     refine_poses: bool = False,
     early_stop: bool = False,

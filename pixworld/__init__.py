@@ -8,3 +8,9 @@ Conventions inside this package (converted at the border: files, wire, Blender):
 - images are float 0..1, sRGB-encoded, channels first;
 - Gaussians hold activated values (linear scale, opacity 0..1, unit wxyz quaternions).
 """
+
+import os
+
+# Must be set before torch is imported. Its threads would otherwise spin while the rasterizer's own threads need the
+# cores: a refinement step took 95 ms instead of 73 on two cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

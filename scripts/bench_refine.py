@@ -43,7 +43,7 @@ def main(
     looks: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9),
     inits: tuple[Literal["pixworld", "sfm"], ...] = ("sfm", "pixworld"),
     steps: int = 1_000_000,
-    max_gaussians: int = 0,
+    max_gaussians: int = 120_000,
 ) -> None:
     """Print a row for each set and start.
 
