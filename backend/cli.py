@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from backend.client import BackendError
 from backend.convert import convert, info
+from backend.progress import Stages, interruptible
 from backend.protocol import DEFAULT_ADDRESS, ProtocolError
 from backend.refine import refine
 from backend.viewer import view
@@ -33,7 +31,7 @@ def reconstruct(
     init: Literal["pixworld", "sfm"] = "pixworld",
     refine: int = 300,
     budget_seconds: float | None = None,
-    max_gaussians: int = 120_000,
+    max_gaussians: int | None = None,
     exposure: bool = False,
     refine_poses: bool = False,
     early_stop: bool = False,
@@ -51,9 +49,9 @@ def reconstruct(
         views: photos that the model sees at once, at most
         size: short side in pixels at which photos are refined and measured, never enlarged
         init: what is refined: the model's prediction, or points of structure from motion with lifted pixels
-        refine: optimisation steps after the prediction
-        budget_seconds: end refinement by then
-        max_gaussians: let detail grow up to as many Gaussians; 0 keeps their number
+        refine: optimisation steps after the prediction; Ctrl-C while they run keeps what there is
+        budget_seconds: refine for as long, instead of a number of steps
+        max_gaussians: the budget that detail grows into; without it 120,000, or the prediction's number if that is more
         exposure: allow each photo a gain and an offset of its own
         refine_poses: correct the cameras while refining
         early_stop: spare one photo while refining, and keep what renders it best
@@ -78,8 +76,8 @@ def reconstruct(
         seed=seed,
         device=device,
     )
-    with Stages() as stages:
-        report = reconstruct_folder(photos, out, cameras, options, stages)
+    with Stages() as stages, interruptible(lambda: stages.stage == "refine") as stop:
+        report = reconstruct_folder(photos, out, cameras, options, stages, on_refine=stages.on_refine, stop=stop)
     for skipped in report["skipped"]:
         print(f"skipped {skipped['name']}: {skipped['reason']}", file=sys.stderr)
     for unposed in report["unregistered"]:
@@ -162,47 +160,6 @@ COMMANDS = {
     "train": train,
     "doctor": doctor,
 }
-
-
-class Stages:
-    """Progress on stderr, called as (stage, step, steps): a bar a stage on a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bars = Progress(*columns, console=console) if console.is_terminal else None
-        self._bar = None
-        self._stage, self._started = "", 0.0
-
-    def __enter__(self) -> Stages:
-        if self._bars:
-            self._bars.start()
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._finish()
-        if self._bars:
-            self._bars.stop()
-
-    def __call__(self, stage: str, step: int, steps: int) -> None:
-        if stage != self._stage:
-            self._finish()
-            self._stage, self._started = stage, time.monotonic()
-            if self._bars:
-                self._bar = self._bars.add_task(stage, total=steps)
-            else:
-                print(f"{stage} ..", file=sys.stderr, flush=True)
-        if self._bars:
-            self._bars.update(self._bar, completed=step, total=steps)
-
-    def _finish(self) -> None:
-        if self._bars and self._bar is not None:
-            total = self._bars.tasks[self._bar].total
-            self._bars.update(self._bar, completed=total)
-            self._bars.stop_task(self._bar)
-        elif self._stage:
-            print(f"{self._stage}: {time.monotonic() - self._started:.1f} s", file=sys.stderr, flush=True)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -257,7 +257,6 @@ def _blender() -> list[Finding]:
 
 def _optional() -> list[Finding]:
     uses = {
-        "pycolmap": "cameras from photos: without it, only with --cameras",
         "usd-core": "USD files, which Blender and Omniverse read",
         "scikit-image": "the bundled photo sets of scripts/demo --set",
     }

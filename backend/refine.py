@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 from typing import Literal
 
 import tyro
+
+from backend.progress import Stages, interruptible
 
 
 def refine(
@@ -19,9 +18,9 @@ def refine(
     photos: Path,
     cameras: Path,
     out: Path,
-    steps: int = 300,
+    steps: int | None = None,
     budget_seconds: float | None = None,
-    max_gaussians: int = 120_000,
+    max_gaussians: int | None = None,
     sh_degree: int | None = None,
     exposure: bool = False,
     poses: bool = False,
@@ -37,9 +36,9 @@ def refine(
         photos: folder of the undistorted photos
         cameras: their cameras, in the frame of the scene: transforms.json or another camera file
         out: splat file to write; may be the scene itself. Corrected cameras go beside it, as OUT.transforms.json
-        steps: optimisation steps, one photo each, at most
-        budget_seconds: end by then, whatever the steps
-        max_gaussians: let detail grow up to as many Gaussians; 0 keeps their number
+        steps: optimisation steps, one photo each; without it 300, or as many as the time allows
+        budget_seconds: end by then; the schedule fits itself in
+        max_gaussians: the budget that detail grows into; without it 120,000, or the scene's number if that is more
         sh_degree: 0 to 3, of the result; without it that of the scene. View-dependent colour needs many photos
         exposure: allow each photo a gain and an offset of its own
         poses: correct the cameras
@@ -48,6 +47,7 @@ def refine(
         seed: of everything random
         device: where to compute
     """
+    from backend.worker import check_options
     from pixworld.camera_files import load_cameras, save_cameras
     from pixworld.photos import load_photos
     from pixworld.poses import poses_from_cameras
@@ -57,23 +57,32 @@ def refine(
     from pixworld.splats import format_of, load_splats, save_splats
     from pixworld.views import InputError, NamedCamera
 
-    if steps < 1:
-        raise InputError(f"--steps {steps} does nothing; give 1 or more.")
-    if sh_degree is not None and not 0 <= sh_degree <= 3:
-        raise InputError(f"--sh-degree {sh_degree} is unknown; give 0 to 3.")
+    check_options(
+        steps=steps,
+        budget_seconds=budget_seconds,
+        max_gaussians=max_gaussians,
+        sh_degree=sh_degree,
+        size=size,
+        seed=seed,
+    )
     format_of(out)
     to = choose_device(device)
-    gaussians = load_splats(scene).to(to)
+    gaussians = load_splats(scene)
     if not len(gaussians):
         raise InputError(f"{scene} holds no Gaussians; give a reconstructed scene.")
-    loaded, skipped = load_photos([photos])
-    posed, unposed, _ = poses_from_cameras(loaded, load_cameras(cameras), size, seed=seed, on_progress=_silent)
-    for name, reason in [*skipped, *unposed]:
-        print(f"skipped {name}: {reason}", file=sys.stderr)
-    options = RefineOptions(steps, budget_seconds, max_gaussians, sh_degree, exposure, poses, early_stop, seed)
-    views = [photo_view(p).to(to) for p in posed]
-    with _interruptible() as stopped, _bar() as on_step:
-        refined = run(gaussians, views, options, on_step=on_step, stop=stopped)
+    try:
+        with tempfile.TemporaryDirectory(dir=_existing(out.parent), prefix=".partial-") as probe:
+            save_splats(Path(probe, out.name), gaussians)  # what cannot be written is better known before the work
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another folder.") from None
+    with Stages() as stages, interruptible(lambda: stages.stage == "refine") as stop:
+        loaded, skipped = load_photos([photos])
+        posed, unposed, _ = poses_from_cameras(loaded, load_cameras(cameras), size, seed=seed, on_progress=stages)
+        for name, reason in [*skipped, *unposed]:
+            print(f"skipped {name}: {reason}", file=sys.stderr)
+        options = RefineOptions(steps, budget_seconds, max_gaussians, sh_degree, exposure, poses, early_stop, seed)
+        views = [photo_view(p).to(to) for p in posed]
+        refined = run(gaussians.to(to), views, options, on_step=stages.on_refine, stop=stop)
     save_splats(out, refined.gaussians.to("cpu"), ["PixWorld: refined"])
     if poses:
         corrected = [NamedCamera(p.name, c.to("cpu")) for p, c in zip(posed, refined.cameras)]
@@ -81,45 +90,7 @@ def refine(
     print(f"{out}: {len(refined.gaussians)} Gaussians after {refined.steps} steps on {len(posed)} photos")
 
 
-def _silent(stage: str, step: int, steps: int) -> None:
-    pass
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """While the block runs, a first Ctrl-C is a wish to end that the yielded function tells; a second interrupts."""
-    asked = threading.Event()
-
-    def on_interrupt(*_: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[object], None]]:
-    """Progress on stderr with the PSNR: a bar on a terminal, a line every tenth elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    text = TextColumn("{task.description}")
-    with Progress(text, BarColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("refine", total=1.0)
-        tenths = 0
-
-        def on_step(progress) -> None:
-            nonlocal tenths
-            said = f"refine, step {progress.step}, {progress.psnr:.2f} dB"
-            bar.update(task, completed=progress.fraction, description=said)
-            if not console.is_terminal and int(10 * progress.fraction) > tenths:
-                tenths = int(10 * progress.fraction)
-                print(f"{said}, {10 * tenths} %", file=sys.stderr, flush=True)
-
-        yield on_step
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = folder.absolute()
+    return next(x for x in (folder, *folder.parents) if x.is_dir())

@@ -127,13 +127,14 @@ def find(scene: Path, cameras: Path | None, photos: Path | None) -> tuple[Path, 
 
 
 def find_photos(cameras: Sequence[NamedCamera], folder: Path | None) -> dict[int, Path]:
-    """The photo files that there are, by the index of their camera."""
+    """The photo files that there are, by the index of their camera; cameras may be named without a suffix."""
     from pixworld.photos import PHOTO_SUFFIXES
 
     if folder is None:
         return {}
-    paths = {i: folder / camera.name for i, camera in enumerate(cameras)}
-    return {i: path for i, path in paths.items() if path.is_file() and path.suffix.lower() in PHOTO_SUFFIXES}
+    files = [x for x in sorted(folder.iterdir()) if x.is_file() and x.suffix.lower() in PHOTO_SUFFIXES]
+    named = {x.stem: x for x in files} | {x.name: x for x in files}
+    return {i: named[camera.name] for i, camera in enumerate(cameras) if camera.name in named}
 
 
 def describe(
@@ -241,7 +242,7 @@ def _listen(port: int, files: Files) -> Iterator[ThreadingHTTPServer]:
 
         def do_GET(self) -> None:
             # a page of another site that has its own name resolve to loopback may not read the scene
-            if self.headers.get("Host", "").rpartition(":")[0] not in (HOST, "localhost"):
+            if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
                 return self.send_error(HTTPStatus.FORBIDDEN)
             path = self.path.partition("?")[0]
             if path not in files:
@@ -249,8 +250,8 @@ def _listen(port: int, files: Files) -> Iterator[ThreadingHTTPServer]:
             source = files[path]
             try:
                 content = source.read_bytes() if isinstance(source, Path) else source()
-            except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on a broken photo
-                return self.send_error(HTTPStatus.NOT_FOUND, str(error).splitlines()[0])
+            except Exception:  # Pillow raises many kinds on a broken photo
+                return self.send_error(HTTPStatus.NOT_FOUND)
             suffix = source.suffix if isinstance(source, Path) else Path(path).suffix
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Type", TYPES.get(suffix, "application/octet-stream"))

@@ -57,8 +57,10 @@ OPTIONS = {
     "views": (1, 64),
     "size": (16, 8192),
     "refine": (0, 100_000),
+    "steps": (1, 10_000_000),
+    "sh_degree": (0, 3),
     "budget_seconds": (1, 86_400),
-    "max_gaussians": (0, 20_000_000),
+    "max_gaussians": (1, 20_000_000),
     "seed": (0, 2**31 - 1),
 }
 PREVIEW_ROWS = 3
@@ -70,10 +72,15 @@ PROGRESS_S = 0.1  # between two messages of one stage
 
 
 def reconstruct_folder(
-    photos: Sequence[Path], out: Path, cameras: Path | None, options: ReconstructOptions, on_progress: OnProgress
+    photos: Sequence[Path],
+    out: Path,
+    cameras: Path | None,
+    options: ReconstructOptions,
+    on_progress: OnProgress,
+    **refinement: Any,
 ) -> dict[str, Any]:
     """Reconstruct photo files into OUT: scene.ply, transforms.json with the undistorted photos in photos/, report.json
-    and preview.png, all or none of them.
+    and preview.png, all or none of them. `refinement` is passed on to reconstruct(): on_refine, stop.
 
     Returns the report. Raises InputError, Cancelled.
     """
@@ -88,7 +95,7 @@ def reconstruct_folder(
         on_progress("read photos", 0, 1)
         loaded, skipped = load_photos(photos)
         named = None if cameras is None else load_cameras(cameras, loaded[0].image.shape[:2])
-        result = _with_skipped(reconstruct(loaded, named, options, on_progress), skipped)
+        result = _with_skipped(reconstruct(loaded, named, options, on_progress, **refinement), skipped)
         on_progress("write", 0, 1)
         save_ply(folder / "scene.ply", result.scene.gaussians, comments=("made by pixworld",))
         save_cameras(folder / "transforms.json", posed_cameras(result), images="photos")
@@ -183,30 +190,30 @@ def make_options(
     *,
     refine: int = 300,
     budget_seconds: float | None = None,
-    max_gaussians: int = 120_000,
+    max_gaussians: int | None = None,
     exposure: bool = False,
     refine_poses: bool = False,
     early_stop: bool = False,
     **values: Any,
 ) -> ReconstructOptions:
-    """Checked options. Raises InputError."""
+    """Checked options. With a budget of seconds, `refine` only says whether to. Raises InputError."""
     from pixworld.reconstruct import ReconstructOptions
     from pixworld.refine import RefineOptions
+
+    check_options(**values, refine=refine, budget_seconds=budget_seconds, max_gaussians=max_gaussians)
+    steps = None if refine and budget_seconds is not None else refine
+    refinement = RefineOptions(steps, budget_seconds, max_gaussians, None, exposure, refine_poses, early_stop)
+    return ReconstructOptions(**values, refinement=refinement)
+
+
+def check_options(**values: Any) -> None:
+    """Raises InputError when a number is outside its range of OPTIONS; None is never."""
     from pixworld.views import InputError
 
-    given = {**values, "refine": refine, "budget_seconds": budget_seconds, "max_gaussians": max_gaussians}
-    for name, (low, high) in OPTIONS.items():
-        if given.get(name) is not None and not low <= given[name] <= high:
-            raise InputError(f"{name} is {given[name]}; choose a number from {low} to {high}.")
-    refinement = RefineOptions(
-        steps=refine,
-        budget_seconds=budget_seconds,
-        max_gaussians=max_gaussians,
-        exposure=exposure,
-        poses=refine_poses,
-        early_stop=early_stop,
-    )
-    return ReconstructOptions(**values, refinement=refinement)
+    for name, value in values.items():
+        low, high = OPTIONS.get(name, (None, None))
+        if value is not None and low is not None and not low <= value <= high:
+            raise InputError(f"{name} is {value}; choose a number from {low} to {high}.")
 
 
 def posed_cameras(result: Reconstruction) -> list[NamedCamera]:
@@ -265,7 +272,7 @@ def reconstruct_task(fields: Header, arrays: Arrays, device: str, on_progress: O
     options = fields.get("options", {})
     if not isinstance(options, dict) or any(type(value) is not int for value in options.values()):
         raise ProtocolError("BAD_FIELD", "field 'options' must map names to whole numbers")
-    _only(options, OPTIONS.keys(), "option")
+    _only(options, OPTIONS.keys() - {"steps", "sh_degree"}, "option")
     named = _read_cameras(fields, arrays)
     photos, skipped = _read_photos(fields, arrays)
     options = make_options(**options, device=device)

@@ -1,26 +1,15 @@
-"""Densification as Markov chain Monte Carlo moves (Kheradmand et al. 2024): Gaussians that have died are moved onto
-living ones, which are split so that the image hardly changes. The number of rows never changes: a budget is filled up
-with dead rows at the start, which cost next to nothing, as nothing is drawn for them."""
+"""Densification and pruning as Markov chain Monte Carlo moves (Kheradmand et al. 2024): Gaussians that have died are
+dropped, and living ones are split so that the image hardly changes. Fields are those of refine.py, each a parameter of
+one Adam; they are replaced by larger or smaller ones together with their moments."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-DEAD = 0.005  # opacity at and below which a Gaussian is dead
+DEAD = 0.005  # opacity at and below which a Gaussian is dropped
 MAX_COPIES = 20  # of one Gaussian at once
-
-
-def pad(fields: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """Append dead Gaussians up to `rows`; fields as in refine.py, in unconstrained space."""
-    count = len(fields["means"])
-    filler = torch.arange(max(0, rows - count), device=fields["means"].device) % max(count, 1)
-    out = {name: torch.cat([x, x[filler]]) for name, x in fields.items()}
-    out["logit_opacities"][count:] = -10.0
-    return out
 
 
 def split(
@@ -41,39 +30,45 @@ def split(
 
 
 @torch.no_grad()
-def relocate(fields: Mapping[str, Tensor], optimiser: torch.optim.Adam, count: int, generator: torch.Generator) -> int:
-    """Move at most `count` dead Gaussians onto living ones, drawn by opacity, in place; returns how many. The momenta of
-    all that changed are forgotten."""
+def prune_and_split(
+    fields: dict[str, Tensor], optimiser: torch.optim.Adam, rows: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Drop the dead, and split living Gaussians, drawn by opacity, until there are `rows`; returns the new fields.
+
+    Adam's moments of what was split start anew.
+    """
     opacities = fields["logit_opacities"].sigmoid()
-    dead = (opacities <= DEAD).nonzero().squeeze(-1)
     alive = (opacities > DEAD).nonzero().squeeze(-1)
-    dead = dead[: max(0, count)]
-    if not len(dead) or not len(alive):
-        return 0
-    # in float64 on the CPU, which takes any number of rows and draws the same on every device
-    target = alive[_draw(opacities[alive], len(dead), generator)]
-    copies = torch.bincount(target, minlength=len(opacities)) + 1
-    changed = copies > 1
-    opacity, scales = split(opacities[changed], fields["log_scales"][changed].exp(), copies[changed])
-    fields["logit_opacities"][changed] = torch.logit(opacity, eps=DEAD)
-    fields["log_scales"][changed] = scales.log()
-    for x in fields.values():
-        x[dead] = x[target]
-    forget(optimiser, fields, changed.index_fill(0, dead, True))
-    return len(dead)
+    if not len(alive):
+        return fields
+    drawn = _draw(opacities[alive], max(0, rows - len(alive)), generator)
+    if not len(drawn) and len(alive) == len(opacities):
+        return fields
+    source = torch.cat([alive, alive[drawn]])  # the old row of every new one
+    copies = 1 + torch.bincount(drawn, minlength=len(alive))
+    opacity, scales = split(opacities[alive], fields["log_scales"][alive].exp(), copies)
+    new = {name: x[source] for name, x in fields.items()}
+    parts = (copies > 1)[torch.cat([torch.arange(len(alive), device=drawn.device), drawn])]
+    new["logit_opacities"][parts] = torch.logit(torch.cat([opacity, opacity[drawn]])[parts], eps=1e-4)
+    new["log_scales"][parts] = torch.cat([scales, scales[drawn]])[parts].log()
+    return {name: _replace(optimiser, x, new[name].requires_grad_(), source, parts) for name, x in fields.items()}
 
 
 def _draw(weights: Float[Tensor, " n"], count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
-    """Indices with probability proportional to weights, with replacement."""
+    """Indices with probability proportional to weights, with replacement; the same on every device."""
     edges = weights.double().cpu().cumsum(0)
     points = torch.rand(count, dtype=torch.float64, generator=generator) * edges[-1]
     return torch.searchsorted(edges, points).clamp_max(len(weights) - 1).to(weights.device)
 
 
-def forget(optimiser: torch.optim.Adam, fields: Mapping[str, Tensor], rows: Bool[Tensor, " n"]) -> None:
-    """Zero Adam's moments of these rows."""
-    for x in fields.values():
-        state = optimiser.state.get(x, {})
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in state:
-                state[name][rows] = 0
+def _replace(optimiser: torch.optim.Adam, old: Tensor, new: Tensor, source: Tensor, fresh: Tensor) -> Tensor:
+    """Let the optimiser go on with `new`; row i has the moments of row source[i] of `old`, or none where fresh."""
+    for group in optimiser.param_groups:
+        group["params"] = [new if x is old else x for x in group["params"]]
+    state = optimiser.state.pop(old, {})
+    for name in ("exp_avg", "exp_avg_sq"):
+        if name in state:
+            state[name] = state[name][source]
+            state[name][fresh] = 0
+    optimiser.state[new] = state
+    return new

@@ -22,7 +22,7 @@ COVER = 0.5  # of the distance between a photo's lifted pixels: their standard d
 
 def lift_points(photos: Sequence[PosedPhoto], count: int = 30_000, *, seed: int = 0) -> Gaussians:
     """About `count` round Gaussians of SH degree 0: pixels of all photos drawn at random, lifted to the median z of the
-    nearest points in the image, and the points themselves.
+    nearest points in the image, and half of the points themselves. Nothing is lifted outside a photo's mask.
 
     Raises InputError when no photo sees enough points.
     """
@@ -39,6 +39,10 @@ def lift_points(photos: Sequence[PosedPhoto], count: int = 30_000, *, seed: int 
         near = torch.cdist(drawn, pixels).topk(NEIGHBOURS, largest=False).indices
         depth = z[near].median(dim=1).values
         column, row = drawn.long().unbind(-1)
+        mask = photo.views.mask
+        if mask is not None:
+            ok = mask[0, row, column]
+            row, column, depth = row[ok], column[ok], depth[ok]
         origins, directions = cameras.rays()
         means.append((origins + depth_image(depth, row, column, height, width)[..., None] * directions)[0, row, column])
         spacing = (width * height / each) ** 0.5 / cameras.K[0, 0, 0]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def psnr(a: Float[Tensor, "*b 3 h w"], b: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b"]:
-    """Peak signal-to-noise ratio in dB of each image, peak 1."""
-    return -10 * torch.log10((a - b).square().mean((-3, -2, -1)).clamp_min(1e-10))
+def psnr(
+    a: Float[Tensor, "*b 3 h w"], b: Float[Tensor, "*b 3 h w"], mask: Bool[Tensor, "*#b h w"] | None = None
+) -> Float[Tensor, "*b"]:
+    """Peak signal-to-noise ratio in dB of each image, peak 1; of the pixels where the mask is True."""
+    error = (a - b).square().mean(-3)
+    weight = torch.ones_like(error) if mask is None else mask.expand_as(error)
+    error = (error * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp_min(1)
+    return -10 * torch.log10(error.clamp_min(1e-10))
 
 
 def ssim(a: Float[Tensor, "*b 3 h w"], b: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b"]:

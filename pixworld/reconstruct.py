@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pixworld.cameras import Cameras
@@ -23,7 +23,7 @@ from pixworld.lift import depth_image, lift_points
 from pixworld.methods.base import Method
 from pixworld.metrics import psnr, ssim
 from pixworld.poses import poses_from_cameras, poses_from_photos
-from pixworld.refine import Progress, RefineOptions, refine
+from pixworld.refine import Progress, RefineOptions, check_early_stop, refine
 from pixworld.render import render
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Scene, Task, Views
 
@@ -58,8 +58,13 @@ def reconstruct(
     cameras: Sequence[NamedCamera] | None,
     options: ReconstructOptions,
     on_progress: OnProgress,
+    *,
+    on_refine: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Reconstruction:
     """Reconstruct a scene. Raises InputError when the photos or cameras cannot be used, Cancelled when told to.
+
+    `on_refine` hears of every step of the refinement, which ends with what it has when `stop` says so.
 
     Without `cameras`, structure from motion poses all photos together, held-out ones too, as is usual in this field;
     prediction and refinement never see those. With `cameras`, even the points are triangulated without them.
@@ -68,7 +73,7 @@ def reconstruct(
     device = choose_device(options.device)
     photos = sorted(photos, key=lambda p: p.name)
     held = {p.name for p in photos[:: options.holdout]} if options.holdout else set()
-    model, checkpoint = load_checkpoint(options.checkpoint, device)
+    model, checkpoint = (None, None) if options.init == "sfm" else load_checkpoint(options.checkpoint, device)
 
     with _timed(seconds, "poses"):
         if cameras is None:
@@ -90,9 +95,10 @@ def reconstruct(
     test = [p for p in posed if p.name in held]
     if not train:
         raise InputError("no photo is left to reconstruct from; use more photos or a larger --holdout")
+    check_early_stop(options.refinement, len(train))
 
     with _timed(seconds, "predict"):
-        if options.init == "sfm":
+        if model is None:
             predicted = lift_points(train, seed=options.seed).to(device)
         else:
             predicted = predict(model, train, options.views, device, on_progress)
@@ -100,9 +106,12 @@ def reconstruct(
 
         def on_step(progress: Progress) -> None:
             on_progress("refine", round(1000 * progress.fraction), 1000)
+            if on_refine is not None:
+                on_refine(progress)
 
         views = [photo_view(p).to(device) for p in train]
-        result = refine(predicted, views, replace(options.refinement, seed=options.seed), on_step=on_step)
+        refinement = replace(options.refinement, seed=options.seed)
+        result = refine(predicted, views, refinement, on_step=on_step, stop=stop)
         refined = result.gaussians
         if options.refinement.poses:
             train = [replace(p, views=replace(p.views, cameras=c)) for p, c in zip(train, result.cameras)]
@@ -123,7 +132,7 @@ def reconstruct(
         "options": {"holdout": options.holdout, "views": options.views, "init": options.init, "seed": options.seed},
         "refinement": {**asdict(options.refinement), "steps": result.steps},
     }
-    info = {"method": model.config.method, "checkpoint": checkpoint, "seed": options.seed}
+    info = {"method": model.config.method if model else "sfm", "checkpoint": checkpoint, "seed": options.seed}
     scene = Scene(refined.to("cpu"), train[0].views, info)
     return Reconstruction(scene, tuple(posed), frozenset(p.name for p in test), report)
 
@@ -144,7 +153,9 @@ def predict(model: Method, photos: Sequence[PosedPhoto], views: int, device: str
     for i, (shape, group) in enumerate(groups):
         on_progress("predict", i, len(groups))
         clean = Views.cat([model_view(p, *shape) for p in group]).to(device)
-        parts.append(model.infer(Task(clean), lambda *_: None).gaussians)
+        gaussians = model.infer(Task(clean), lambda *_: None).gaussians  # one a pixel, view after view
+        masks = torch.cat([pixel_mask(p, *shape) for p in group]).flatten().to(device)
+        parts.append(gaussians if masks.all() else gaussians.select(masks))
     on_progress("predict", len(groups), len(groups))
     return Gaussians.cat(parts)
 
@@ -187,6 +198,14 @@ def model_view(photo: PosedPhoto, height: int, width: int) -> Views:
     return Views(images.clamp(0, 1), cameras, point_depth(photo.points, cameras))
 
 
+def pixel_mask(photo: PosedPhoto, height: int, width: int) -> Bool[Tensor, "1 h w"]:
+    """True where a pixel of another size shows only what may be used."""
+    mask = photo.views.mask
+    if mask is None:
+        return torch.ones(1, height, width, dtype=torch.bool)
+    return F.interpolate(mask[:, None].float(), (height, width), mode="area")[:, 0] > 0.99
+
+
 def photo_view(photo: PosedPhoto) -> Views:
     """A photo at its own size, with its structure-from-motion points as sparse depth."""
     return replace(photo.views, depth=point_depth(photo.points, photo.views.cameras))
@@ -213,14 +232,16 @@ def measure(
     for i, photo in enumerate(test):
         on_progress("measure", i, len(test))
         truth, cameras = photo.views.images[0], photo.views.cameras
+        mask = None if photo.views.mask is None else photo.views.mask[0]
+        known = 1.0 if mask is None else mask.float()
         near = nearest_photo(photo, train).views.images
         near = F.interpolate(near, truth.shape[-2:], mode="bilinear", antialias=True, align_corners=False)[0]
         shots = [render(g, cameras.to(g.means.device)).rgb[0].cpu().clamp(0, 1) for g in (refined, predicted)]
         per_image[photo.name] = {
-            "psnr": psnr(shots[0], truth).item(),
-            "ssim": ssim(shots[0], truth).item(),
-            "feedforward_psnr": psnr(shots[1], truth).item(),
-            "baseline_nearest_view_psnr": psnr(near, truth).item(),
+            "psnr": psnr(shots[0], truth, mask).item(),
+            "ssim": ssim(shots[0] * known, truth * known).item(),
+            "feedforward_psnr": psnr(shots[1], truth, mask).item(),
+            "baseline_nearest_view_psnr": psnr(near, truth, mask).item(),
         }
     on_progress("measure", len(test), len(test))
     keys = ("psnr", "ssim", "feedforward_psnr", "baseline_nearest_view_psnr")

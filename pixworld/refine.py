@@ -2,7 +2,8 @@
 
 What experiments taught (four real sets at 288 px, every 4th photo held out, PSNR of those):
 - The depth of structure-from-motion points, 350 to 900 a photo, is the best regulariser by far: +2.1 dB on snowmiku,
-  +0.4 on banana after 200 steps. A smooth-depth prior gave 0.0, photometric warps between neighbours less than they cost.
+  +0.4 on banana after 200 steps. A smooth-depth prior gave 0.0, photometric warps between neighbours less than their
+  cost.
 - A step of the means of 4e-3 median depths was too large: 1.2e-3 gave +0.7 on nineveh. It must not be smaller either
   (4e-4: banana falls from 24.4 to 23.8 as it goes on). Scales and opacities want steps twice those of Kerbl et al.
 - Dropout of Gaussians: +0.2 on banana, +0.1 on brighton_beach, -0.4 on nineveh, and what was reached is kept.
@@ -14,6 +15,7 @@ What experiments taught (four real sets at 288 px, every 4th photo held out, PSN
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,10 +26,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pixworld.cameras import Cameras
-from pixworld.densify import DEAD, pad, relocate
+from pixworld.densify import DEAD, prune_and_split
 from pixworld.gaussians import Gaussians
 from pixworld.metrics import psnr
 from pixworld.render import render
+from pixworld.splats.edit import prune
 from pixworld.views import InputError, Views
 
 # Adam's step sizes for each field in unconstrained space; that of the means is in median photo depths.
@@ -38,9 +41,12 @@ FINAL_RATE = 0.1  # of the first, reached exponentially
 COARSE = 0.2  # share of the time in which photos are seen at half size
 SSIM_WEIGHT, WINDOW = 0.2, 8
 OPACITY_WEIGHT = 0.002  # of the mean opacity: what no photo needs fades
+SCALE_WEIGHT = 0.05  # of the mean scale in median photo depths: so does what is large without need
 DEPTH_WEIGHT, DEPTH_DELTA = 0.5, 0.05  # of the Huber loss of log depth where a photo's depth is known
 DROPOUT = 0.3  # share of the Gaussians left out of a step at the end; none at the start
+MOST_GROWTH = 1.05  # in a round; faster splitting leaves no time to tell the copies apart
 GROWTH_ROUNDS, GROWN_AT = 20, 0.6  # share of the time by which the budget of Gaussians is used
+STEPS, MAX_GAUSSIANS = 300, 120_000  # where nothing else is said
 CHECKS = 20  # looks at the validation photo in all
 MIN_PHOTOS_TO_SPARE_ONE = 8
 
@@ -49,9 +55,9 @@ MIN_PHOTOS_TO_SPARE_ONE = 8
 class RefineOptions:
     """How to refine; the fields are the CLI's flags."""
 
-    steps: int = 300  # optimisation steps, one photo each, at most
+    steps: int | None = None  # optimisation steps, one photo each, at most; None is 300, or what the time allows
     budget_seconds: float | None = None  # the schedule is stretched or squeezed to end by then
-    max_gaussians: int = 120_000  # grow up to as many; 0 keeps the number
+    max_gaussians: int | None = None  # the budget that detail grows into; None is 120,000, or the start's number
     sh_degree: int | None = None  # of the result; None keeps that of the start
     exposure: bool = False  # one gain and offset a photo and channel
     poses: bool = False  # correct the photos' cameras
@@ -72,9 +78,9 @@ class Progress:
 @dataclass(frozen=True)
 class Refined:
     gaussians: Gaussians
-    cameras: tuple[Cameras, ...]  # of the photos, corrected when options.poses
+    cameras: tuple[Cameras, ...]  # of the photos, corrected when options.poses, on the CPU
     gains: Float[Tensor, "photos 2 3"]  # log gain and offset of each photo, relative to their mean
-    steps: int  # taken
+    steps: int  # taken until then
 
 
 def refine(
@@ -93,14 +99,19 @@ def refine(
     with what it has when `stop` says so, and without a result when on_step raises. Steps whose gradient is not finite
     are skipped, so the result always is. Raises InputError when a photo cannot be spared for early_stop.
     """
-    if options.early_stop and len(photos) < MIN_PHOTOS_TO_SPARE_ONE:
-        raise InputError(
-            f"Early stopping spares one of {MIN_PHOTOS_TO_SPARE_ONE} photos or more; with {len(photos)}, leave it out."
-        )
-    if options.steps <= 0:
-        return Refined(gaussians, tuple(p.cameras for p in photos), torch.zeros(len(photos), 2, 3), 0)
+    check_early_stop(options, len(photos))
+    if options.steps == 0:
+        return Refined(gaussians, tuple(p.cameras.to("cpu") for p in photos), torch.zeros(len(photos), 2, 3), 0)
     with torch.inference_mode(False):
         return _Refinement(gaussians, photos, options).run(on_step, stop, clock)
+
+
+def check_early_stop(options: RefineOptions, photos: int) -> None:
+    """Raises InputError when a photo would have to be spared and cannot."""
+    if options.early_stop and photos < MIN_PHOTOS_TO_SPARE_ONE:
+        raise InputError(
+            f"Early stopping spares one of {MIN_PHOTOS_TO_SPARE_ONE} photos or more; with {photos}, leave it out."
+        )
 
 
 class _Refinement:
@@ -109,6 +120,10 @@ class _Refinement:
         self.halves = [half(p) for p in photos]
         self.generator = torch.Generator().manual_seed(options.seed)
         depth = median_depth(gaussians, photos)
+        self.scale = depth
+        self.steps = options.steps or (STEPS if options.budget_seconds is None else math.inf)
+        self.budget = options.max_gaussians or max(MAX_GAUSSIANS, len(gaussians))
+        gaussians = prune(gaussians, self.budget)
         if options.sh_degree is not None:
             gaussians = gaussians.with_sh_degree(options.sh_degree)
         fields = {
@@ -118,8 +133,7 @@ class _Refinement:
             "logit_opacities": torch.logit(gaussians.opacities, eps=1e-4),
             "sh": gaussians.sh,
         }
-        fields = {k: v.detach().clone() for k, v in fields.items()}
-        self.fields = {k: v.requires_grad_() for k, v in pad(fields, options.max_gaussians).items()}
+        self.fields = {k: v.detach().clone().requires_grad_() for k, v in fields.items()}
         zeros = gaussians.means.new_zeros
         self.gains = zeros(len(photos), 2, 3).requires_grad_(options.exposure)
         self.turns, self.moves = (zeros(len(photos), 3).requires_grad_(options.poses) for _ in range(2))
@@ -130,43 +144,33 @@ class _Refinement:
         groups = [{"params": [x], "lr": rate, "peak": rate} for x, rate in groups]
         self.optimiser = torch.optim.Adam(groups, eps=1e-15, fused=True)
 
-        order = list(range(len(photos)))
         self.spared = _most_ordinary(photos) if options.early_stop else None
-        self.training = [i for i in order if i != self.spared]
+        self.training = [i for i in range(len(photos)) if i != self.spared]
         self.queue: list[int] = []
-        self.best = (-float("inf"), self.fields)
+        self.best: tuple[float, Refined] | None = None
 
     def run(
         self, on_step: Callable[[Progress], None] | None, stop: Callable[[], bool] | None, clock: Callable[[], float]
     ) -> Refined:
-        started, step, fraction, seen, checks = clock(), 0, 0.0, None, 0
+        started, fraction, seen, checks = clock(), 0.0, None, 0
+        self.taken = 0
         while fraction < 1 and not (stop and stop()):
-            photo_psnr = self.step(step, fraction)
-            step += 1
-            before, fraction = fraction, step / self.options.steps
+            photo_psnr = self.step(fraction)
+            before, fraction = fraction, self.taken / self.steps
             if self.options.budget_seconds is not None:
                 fraction = max(fraction, (clock() - started) / self.options.budget_seconds)
-            if self.options.max_gaussians:
-                self.grow(before, fraction)
+            self.grow(before, fraction)
             if self.spared is None:
                 seen = photo_psnr if seen is None else 0.9 * seen + 0.1 * photo_psnr
             elif seen is None or fraction >= checks / CHECKS:
                 seen, checks = self.check(), checks + 1
             if on_step is not None:
-                on_step(Progress(min(fraction, 1.0), step, seen, self.gaussians))
-        if self.spared is not None:
+                on_step(Progress(min(fraction, 1.0), self.taken, seen, self.gaussians))
+        if self.spared is not None and self.taken:
             self.check()
-            self.fields = self.best[1]
-        refined = self.gaussians()
-        cameras = (self.cameras(i, p.cameras) for i, p in enumerate(self.photos))
-        return Refined(
-            refined.select(refined.opacities > DEAD),
-            tuple(replace(c, c2w=c.c2w.detach()) for c in cameras),
-            (self.gains - self.gains.mean(0)).detach().cpu(),
-            step,
-        )
+        return self.best[1] if self.best else self.result()
 
-    def step(self, step: int, fraction: float) -> float:
+    def step(self, fraction: float) -> float:
         """One step of Adam; returns the PSNR of the photo it looked at."""
         self.queue = self.queue or [
             self.training[i] for i in torch.randperm(len(self.training), generator=self.generator)
@@ -179,6 +183,7 @@ class _Refinement:
         rendered = render(self.dropped(current, fraction), self.cameras(i, photo.cameras))
         rgb = self.exposed(i, rendered.rgb)
         loss = image_loss(rgb, photo) + OPACITY_WEIGHT * current.opacities.mean()
+        loss = loss + SCALE_WEIGHT * (current.scales / self.scale).mean()
         if photo.depth is not None:
             loss = loss + DEPTH_WEIGHT * depth_loss(rendered.depth, photo.depth)
         self.optimiser.zero_grad(set_to_none=True)
@@ -186,18 +191,20 @@ class _Refinement:
         learned = [x for group in self.optimiser.param_groups for x in group["params"]]
         if all(torch.isfinite(x.grad).all() for x in learned):
             self.optimiser.step()
-        return psnr(rgb.detach(), photo.images).item()
+        self.taken += 1
+        return psnr(rgb.detach(), photo.images, photo.mask).item()
 
     def grow(self, before: float, fraction: float) -> None:
-        """Evenly in `GROWTH_ROUNDS` rounds, by the same factor each, up to the budget."""
+        """Drop the dead and split the living, in even rounds by the same factor each, up to the budget."""
         done, now = (min(GROWTH_ROUNDS, int(x / GROWN_AT * GROWTH_ROUNDS)) for x in (before, fraction))
         if now > done:
-            alive = int((self.fields["logit_opacities"].sigmoid() > DEAD).sum())
-            factor = (len(self.fields["means"]) / max(alive, 1)) ** ((now - done) / (GROWTH_ROUNDS - done))
-            relocate(self.fields, self.optimiser, round(alive * (factor - 1)), self.generator)
+            rows = len(self.fields["means"])
+            factor = min(MOST_GROWTH, (self.budget / rows) ** (1 / (GROWTH_ROUNDS - done)))
+            rows = round(rows * factor ** (now - done))
+            self.fields = prune_and_split(self.fields, self.optimiser, rows, self.generator)
 
     def dropped(self, gaussians: Gaussians, fraction: float) -> Gaussians:
-        """Without a share of them, drawn at random; the others are more opaque instead (DropGaussian, Park et al. 2025).
+        """DropGaussian (Park et al. 2025): a share, drawn at random, is left out, the others are more opaque instead.
         What no photo but one supports is then worth little."""
         share = DROPOUT * fraction
         kept = torch.rand(len(gaussians), generator=self.generator) >= share
@@ -205,7 +212,7 @@ class _Refinement:
         return replace(gaussians, opacities=(gaussians.opacities * kept).clamp_max(1))
 
     def cameras(self, i: int, cameras: Cameras) -> Cameras:
-        """The photo's cameras, corrected: c2w exp(turn, move)."""
+        """The photo's cameras, corrected: c2w [exp(turn) | move]."""
         if not self.options.poses:
             return cameras
         x, y, z = self.turns[i].unbind()
@@ -229,10 +236,18 @@ class _Refinement:
     def check(self) -> float:
         """PSNR of the spared photo; what gave the best one is kept."""
         photo = self.photos[self.spared]
-        score = psnr(render(_activate(self.fields), photo.cameras).rgb.clamp(0, 1), photo.images).item()
-        if score > self.best[0]:
-            self.best = (score, {k: v.detach().clone() for k, v in self.fields.items()})
+        rgb = render(_activate(self.fields), photo.cameras).rgb.clamp(0, 1)
+        score = psnr(rgb, photo.images, photo.mask).item()
+        if self.best is None or score > self.best[0]:
+            self.best = (score, self.result())
         return score
+
+    @torch.no_grad()
+    def result(self) -> Refined:
+        gaussians = self.gaussians()
+        cameras = (self.cameras(i, p.cameras).to("cpu") for i, p in enumerate(self.photos))
+        gains = (self.gains - self.gains.mean(0)).detach().cpu()
+        return Refined(gaussians.select(gaussians.opacities > DEAD), tuple(cameras), gains, self.taken)
 
 
 def image_loss(rgb: Tensor, photo: Views) -> Tensor:

@@ -86,14 +86,44 @@ def test_a_time_budget_ends_it_with_the_schedule_done(photos, start):
     assert fractions[-1] == 1 and max(b - a for a, b in itertools.pairwise(fractions)) < 0.5
 
 
-def test_early_stopping_returns_the_best_of_the_spared_photo(photos, start):
+def test_a_time_budget_alone_sets_no_limit_to_steps(photos, start):
+    ticks = itertools.count()
+    refined = refine(
+        start.select(torch.arange(20)), photos, RefineOptions(budget_seconds=500.0), clock=lambda: next(ticks)
+    )
+    assert refined.steps == 500
+
+
+def test_masked_pixels_do_not_choose_the_best(arc, cloud, start):
+    """What hides behind the mask of the spared photo makes no difference to its score."""
+    cameras = arc(8, 24, 32)
+    images = render(cloud(300, degree=0), cameras).rgb.clamp(0, 1)
+    mask = torch.zeros(1, 24, 32, dtype=torch.bool)
+    mask[:, :, :16] = True
+    scores = []
+    for fill in (0.0, 1.0):
+        shown = torch.where(mask[:, None], images, fill)
+        photos = [Views(shown[i : i + 1], cameras.select([i]), mask=mask) for i in range(8)]
+        seen: list[Progress] = []
+        refine(start, photos, steps(3, early_stop=True), on_step=seen.append)
+        scores.append(seen[-1].psnr)
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+
+def test_early_stopping_returns_the_best_of_the_spared_photo(arc, cloud, start):
     with pytest.raises(InputError, match="spares one of 8"):
-        refine(start, photos, steps(5, early_stop=True))
-    many = photos + photos
+        refine(start, [], steps(5, early_stop=True))
+    cameras = arc(8, 24, 32)
+    images = render(cloud(300, degree=0), cameras).rgb.clamp(0, 1)
+    g = torch.Generator().manual_seed(0)
+    noisy = (images + 0.5 * torch.randn(images.shape, generator=g)).clamp(0, 1)  # which it learns, after the scene
+    photos = [Views(noisy[i : i + 1], cameras.select([i])) for i in range(8)]
     seen: list[Progress] = []
-    refined = refine(start, many, steps(60, early_stop=True), on_step=seen.append)
-    best = max(score(refined.gaussians, p) for p in photos)
-    assert max(p.psnr for p in seen) <= best + 0.5
+    refined = refine(start, photos, steps(200, early_stop=True), on_step=seen.append)
+    best = max(seen, key=lambda p: p.psnr)
+    assert 0 < refined.steps < 200 and best.psnr > seen[-1].psnr + 0.1
+    shown = [psnr(render(refined.gaussians, p.cameras).rgb.clamp(0, 1), p.images).item() for p in photos]
+    assert min(abs(x - best.psnr) for x in shown) < 0.05  # one of them was spared
 
 
 def test_exposure_of_each_photo_is_found(photos, start):
@@ -113,7 +143,7 @@ def test_wrong_cameras_are_put_right(photos, cloud):
     refined = refine(cloud(300, degree=0), photos, steps(200, poses=True))
     shifts = torch.cat([a.positions - b.positions for a, b in zip(refined.cameras, right)])
     others = shifts[[0, 1, 3, 4]].mean(0)  # where the whole scene went
-    assert (shifts[2] - others).norm() < 0.02
+    assert (shifts[2] - others).norm() < 0.025
     rotation = refined.cameras[2].c2w[0, :3, :3]
     assert torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-5)
 
@@ -129,8 +159,9 @@ def test_known_depth_holds_the_surface_in_place(photos, start):
 
 def test_growing_to_a_budget_adds_detail(photos, start):
     few = start.select(torch.arange(0, len(start), 6))
-    grown, same = (refine(few, photos, steps(300, max_gaussians=n)).gaussians for n in (150, 0))
-    assert len(few) < len(grown) <= 150
+    grown, same = (refine(few, photos, steps(300, max_gaussians=n)).gaussians for n in (120, 50))
+    assert len(same) <= len(few) == 50 < len(grown) <= 120
+    assert len(refine(few, photos, steps(20, max_gaussians=30)).gaussians) <= 30
     assert score(grown, photos[2]) > score(same, photos[2])
 
 

@@ -48,6 +48,7 @@ def make_sound(
         # a sum is infinite or NaN whenever a term is, and is quick to have
         if not all(np.isfinite(x.sum()) or np.isfinite(x).all() for x in (means, quats, scales, opacities, sh)):
             raise InputError(f"{path} holds values that are not finite; export it again.")
+        quats /= np.abs(quats).max(axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)  # squares may overflow
         lengths = np.sqrt(np.einsum("ij,ij->i", quats, quats))[:, None]
         if lengths.min() == 0:
             raise InputError(f"{path} holds rotations of length zero; export it again.")
