@@ -2,8 +2,9 @@
 
 python scripts/bench_refine.py --photos ../shared/data/real/eval
 
-Every 4th photo is held out; the others have their given cameras, and points are triangulated from them alone. The longest run is
-looked at on the way, with the clock stopped: it shows whether it overfits. Seconds include the start, not the cameras.
+Every 4th photo is held out; the others have their given cameras, and points are triangulated from them alone. The
+longest run is looked at on the way, with the clock stopped: it shows whether it overfits. Seconds include the start,
+not the cameras.
 """
 
 from __future__ import annotations

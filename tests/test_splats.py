@@ -88,6 +88,26 @@ def test_ply_of_extreme_and_no_gaussians(tmp_path):
     assert len(load_ply(tmp_path / "b.ply")) == 0
 
 
+def test_elements_after_the_vertices_are_left_alone(tmp_path):
+    """Some exporters append their camera."""
+    gaussians = random_gaussians(20, 1)
+    save_ply(tmp_path / "a.ply", gaussians)
+    more = b"element intrinsic 2\nproperty float x\nelement face 1\nproperty list uchar int i\nend_header\n"
+    content = (tmp_path / "a.ply").read_bytes().replace(b"end_header\n", more)
+    (tmp_path / "b.ply").write_bytes(content + bytes(8) + b"\x01" + bytes(4))
+    assert torch.equal(load_ply(tmp_path / "b.ply").means, gaussians.means)
+
+
+def test_huge_and_tiny_rotations_are_normalised(tmp_path):
+    gaussians = random_gaussians(2, 0)
+    save_ply(tmp_path / "a.ply", gaussians)
+    table = PlyData.read(tmp_path / "a.ply")
+    for i in range(4):
+        table["vertex"][f"rot_{i}"] *= np.array([1e25, 1e-25], np.float32)
+    table.write(tmp_path / "b.ply")
+    assert torch.allclose(load_ply(tmp_path / "b.ply").quats, gaussians.quats, atol=1e-5)
+
+
 def test_bad_ply(tmp_path):
     path = tmp_path / "scene.ply"
     save_ply(path, random_gaussians(20, 1))
@@ -106,9 +126,9 @@ def test_bad_ply(tmp_path):
     refuses(b"\x89PNG\r\n\x1a\n\xff\xfe", "cannot be read as a PLY")
     refuses(whole[: len(whole) // 2], "cannot be read as a PLY")
     refuses(whole.replace(b"element vertex 20", b"element vertex -1"), "cannot be read as a PLY")
-    for second in (b"face", b"vertex"):
-        header = b"element " + second + b" 0\nproperty float x\nend_header"
-        refuses(whole.replace(b"end_header", header), "exactly one `vertex`|cannot be read as a PLY")
+    header = b"element vertex 0\nproperty float x\nend_header"
+    refuses(whole.replace(b"end_header", header), "one `vertex`|cannot be read as a PLY")
+    refuses(whole.replace(b"element vertex", b"element face 0\nelement vertex"), "one `vertex`|cannot be read as a PLY")
     refuses(PlyData([PlyElement.describe(repack_fields(data[["x", "y", "z"]]), "vertex")]), "lacks f_dc_0")
     names = [n for n in data.dtype.names if n != "f_rest_8"]
     refuses(PlyData([PlyElement.describe(repack_fields(data[names]), "vertex")]), "8 f_rest")
@@ -435,7 +455,8 @@ def damaged(good):
     yield "textcount.ply", whole["t.ply"].replace(b"vertex 64", b"vertex 1099511627776")
     yield "before.ply", ply.replace(element, b"property float q\n" + element)
     yield "twice.ply", ply.replace(end, b"element vertex 0\nproperty float x\n" + end)
-    yield "face.ply", ply.replace(end, b"element face 1\nproperty list uchar int vertex_indices\n" + end)
+    yield "first.ply", ply.replace(element, b"element face 1\nproperty list uchar int vertex_indices\n" + element)
+    yield "short.ply", ply.replace(end, b"element face 1\nproperty uchar x\n" + end)[:-4]
     yield "list.ply", ply.replace(b"property float nx", b"property list uchar float nx")
     yield "same.ply", ply.replace(b"property float ny", b"property float nx")
     yield "lines.ply", b"ply\n" + b"comment x\n" * 100_000

@@ -125,8 +125,9 @@ def load_ply(path: Path) -> Gaussians:
 
 
 def _read_header(file: BinaryIO, file_size: int) -> _Header:
-    """Parse a header with exactly one `vertex` element of scalars, whose count fits the size of the file."""
-    lines, order, count, fields = [], None, None, []
+    """Parse a header whose first element is `vertex`, of scalars and of a count that fits the size of the file. What
+    follows it in a binary file, as some exporters' camera data do, is left unread."""
+    lines, order, count, fields, others = [], None, None, [], False
     while not lines or lines[-1] != ["end_header"]:
         line = file.readline(_HEADER_BYTES)
         if not line.endswith(b"\n") or file.tell() > _HEADER_BYTES or (not lines and line.strip() != b"ply"):
@@ -145,8 +146,12 @@ def _read_header(file: BinaryIO, file_size: int) -> _Header:
                 order = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}[kind]
             case ["element", "vertex", number] if count is None and number.isdecimal() and len(number) < 19:
                 count = int(number)
+            case ["element", name, _] if name != "vertex" and count is not None and order:
+                others = True
+            case ["property", *_] if others:
+                pass
             case ["element", *_]:
-                raise _NoPly("it must have exactly one `vertex` element, of a count of at least 0, and no other")
+                raise _NoPly("it must have one `vertex` element, of a count of at least 0, before any other")
             case ["property", kind, name] if kind in _TYPES and count is not None:
                 fields.append((name, _TYPES[kind]))
             case ["property", *_]:
@@ -157,7 +162,7 @@ def _read_header(file: BinaryIO, file_size: int) -> _Header:
         raise _NoPly("its header lacks the format or properties, or names a property twice")
     dtype = np.dtype([(name, (order or "<") + kind) for name, kind in fields])
     body = file_size - file.tell()
-    if order and body != count * dtype.itemsize:
+    if order and (body < count * dtype.itemsize if others else body != count * dtype.itemsize):
         raise _NoPly(f"{count} vertices take {count * dtype.itemsize} bytes, but {body} follow the header")
     if not order and body + 1 < 2 * count * len(fields):
         raise _NoPly(f"it is too short for {count} vertices")
