@@ -33,8 +33,8 @@ def refine(
 
     Args:
         scene: the splat file to start from
-        photos: folder of the undistorted photos
-        cameras: their cameras, in the frame of the scene: transforms.json or another camera file
+        photos: folder of the undistorted photos: `photos` in the folder of `backend reconstruct`
+        cameras: their cameras in the frame of the scene: `transforms.json` there; what it holds out is measured
         out: splat file to write; may be the scene itself. Corrected cameras go beside it, as OUT.transforms.json
         steps: optimisation steps, one photo each; without it 300, or as many as the time allows
         budget_seconds: end by then; the schedule fits itself in
@@ -51,7 +51,7 @@ def refine(
     from pixworld.camera_files import load_cameras, save_cameras
     from pixworld.photos import load_photos
     from pixworld.poses import poses_from_cameras
-    from pixworld.reconstruct import choose_device, photo_view
+    from pixworld.reconstruct import choose_device, mean_psnr, photo_view
     from pixworld.refine import RefineOptions
     from pixworld.refine import refine as run
     from pixworld.splats import format_of, load_splats, save_splats
@@ -77,17 +77,27 @@ def refine(
         raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another folder.") from None
     with Stages() as stages, interruptible(lambda: stages.stage == "refine") as stop:
         loaded, skipped = load_photos([photos])
-        posed, unposed, _ = poses_from_cameras(loaded, load_cameras(cameras), size, seed=seed, on_progress=stages)
+        named = load_cameras(cameras)
+        posed, unposed, _ = poses_from_cameras(loaded, named, size, seed=seed, on_progress=stages)
         for name, reason in [*skipped, *unposed]:
             print(f"skipped {name}: {reason}", file=sys.stderr)
+        held = {x.name for x in named if x.split == "holdout"}
+        train, test = ([p for p in posed if (p.name in held) == out_of_it] for out_of_it in (False, True))
+        if not train:
+            raise InputError(f"{cameras} marks all of these photos as held out; give others.")
         options = RefineOptions(steps, budget_seconds, max_gaussians, sh_degree, exposure, poses, early_stop, seed)
-        views = [photo_view(p).to(to) for p in posed]
+        views = [photo_view(p).to(to) for p in train]
         refined = run(gaussians.to(to), views, options, on_step=stages.on_refine, stop=stop)
+        stages("measure", 0, 1)
+        scores = [mean_psnr(g.to(to), [p.views.to(to) for p in test or train]) for g in (gaussians, refined.gaussians)]
     save_splats(out, refined.gaussians.to("cpu"), ["PixWorld: refined"])
     if poses:
-        corrected = [NamedCamera(p.name, c.to("cpu")) for p, c in zip(posed, refined.cameras)]
+        corrected = [NamedCamera(p.name, c) for p, c in zip(train, refined.cameras)]
         save_cameras(out.with_suffix(".transforms.json"), corrected, images=photos.resolve().as_posix())
-    print(f"{out}: {len(refined.gaussians)} Gaussians after {refined.steps} steps on {len(posed)} photos")
+    print(f"{out}: {len(refined.gaussians)} Gaussians after {refined.steps} steps on {len(train)} photos")
+    print(f"PSNR of {'held-out' if test else 'these'} photos: {scores[0]:.2f} dB before, {scores[1]:.2f} dB now")
+    if scores[1] < scores[0]:
+        print("It got worse: refinement first shakes a scene up. Give it more steps or seconds.", file=sys.stderr)
 
 
 def _existing(folder: Path) -> Path:

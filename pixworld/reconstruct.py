@@ -249,6 +249,13 @@ def measure(
     return {**means, "per_image": per_image}
 
 
+@torch.inference_mode()
+def mean_psnr(gaussians: Gaussians, photos: Sequence[Views]) -> float:
+    """Over photos of one view each, at their own size, where their masks let them be seen."""
+    shots = [render(gaussians, p.cameras).rgb.clamp(0, 1) for p in photos]
+    return sum(psnr(shot, p.images, p.mask).item() for shot, p in zip(shots, photos)) / len(photos)
+
+
 def nearest_photo(photo: PosedPhoto, others: Sequence[PosedPhoto]) -> PosedPhoto:
     """The one whose camera is nearest in position and viewing direction."""
     c2w = torch.cat([p.views.cameras.c2w for p in others])

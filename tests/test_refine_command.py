@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,11 +55,21 @@ def test_refine_gets_nearer_and_tells_so(tmp_path, truth, capsys):
     out = tmp_path / "better.ply"
     cli.main(arguments(tmp_path, "--out", out, "--steps", 60, "--max-gaussians", 350, "--poses", "--exposure"))
     printed = capsys.readouterr()
-    assert "dB" in printed.err and f"{out}:" in printed.out
+    assert "dB" in printed.err and f"{out}:" in printed.out and "PSNR of these photos" in printed.out
     assert score(out, truth) > score(tmp_path / "scene.spz", truth) + 3
     corrected = load_cameras(tmp_path / "better.transforms.json")
     assert [c.name for c in corrected] == [f"p{i}.png" for i in range(6)]
     assert all(isinstance(c.cameras, Cameras) for c in corrected)
+
+
+def test_what_is_held_out_is_only_measured(tmp_path, truth, capsys):
+    named = load_cameras(tmp_path / "transforms.json")
+    save_cameras(
+        tmp_path / "transforms.json", [replace(c, split="holdout" if i < 2 else "train") for i, c in enumerate(named)]
+    )
+    cli.main(arguments(tmp_path, "--out", tmp_path / "better.ply", "--steps", 1, "--max-gaussians", 350))
+    printed = capsys.readouterr()
+    assert "on 4 photos" in printed.out and "PSNR of held-out photos" in printed.out
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,12 @@ def load_splats(path: Path) -> Gaussians:
 
     Raises InputError, without taking much memory, when the file is missing, damaged or of another kind.
     """
-    return format_of(path).load(Path(path))
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the splat file in it, scene.ply for example.")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give the path of a splat file.")
+    return format_of(path).load(path)
 
 
 def save_splats(path: Path, gaussians: Gaussians, comments: Sequence[str] = (), spz_version: Literal[3, 4] = 3) -> None:
