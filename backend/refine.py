@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -47,11 +46,10 @@ def refine(
         seed: of everything random
         device: where to compute
     """
-    from backend.worker import check_options
+    from backend.worker import check_options, output_folder
     from pixworld.camera_files import load_cameras, save_cameras
     from pixworld.photos import load_photos
-    from pixworld.poses import poses_from_cameras
-    from pixworld.reconstruct import choose_device, mean_psnr, photo_view
+    from pixworld.reconstruct import choose_device, mean_psnr, photo_view, pose_apart
     from pixworld.refine import RefineOptions
     from pixworld.refine import refine as run
     from pixworld.splats import format_of, load_splats, save_splats
@@ -70,37 +68,31 @@ def refine(
     gaussians = load_splats(scene)
     if not len(gaussians):
         raise InputError(f"{scene} holds no Gaussians; give a reconstructed scene.")
-    try:
-        with tempfile.TemporaryDirectory(dir=_existing(out.parent), prefix=".partial-") as probe:
-            save_splats(Path(probe, out.name), gaussians)  # what cannot be written is better known before the work
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another folder.") from None
-    with Stages() as stages, interruptible(lambda: stages.stage == "refine") as stop:
-        loaded, skipped = load_photos([photos])
-        named = load_cameras(cameras)
-        posed, unposed, _ = poses_from_cameras(loaded, named, size, seed=seed, on_progress=stages)
-        for name, reason in [*skipped, *unposed]:
-            print(f"skipped {name}: {reason}", file=sys.stderr)
-        held = {x.name for x in named if x.split == "holdout"}
-        train, test = ([p for p in posed if (p.name in held) == out_of_it] for out_of_it in (False, True))
-        if not train:
-            raise InputError(f"{cameras} marks all of these photos as held out; give others.")
-        options = RefineOptions(steps, budget_seconds, max_gaussians, sh_degree, exposure, poses, early_stop, seed)
-        views = [photo_view(p).to(to) for p in train]
-        refined = run(gaussians.to(to), views, options, on_step=stages.on_refine, stop=stop)
-        stages("measure", 0, 1)
-        scores = [mean_psnr(g.to(to), [p.views.to(to) for p in test or train]) for g in (gaussians, refined.gaussians)]
-    save_splats(out, refined.gaussians.to("cpu"), ["PixWorld: refined"])
-    if poses:
-        corrected = [NamedCamera(p.name, c) for p, c in zip(train, refined.cameras)]
-        save_cameras(out.with_suffix(".transforms.json"), corrected, images=photos.resolve().as_posix())
+    with output_folder(out.parent) as folder:
+        save_splats(folder / out.name, gaussians)  # what cannot be written is better known before the work
+        with Stages() as stages, interruptible(lambda: stages.stage == "refine") as stop:
+            loaded, skipped = load_photos([photos])
+            named = load_cameras(cameras)
+            spared = {x.name for x in named if x.split == "holdout"}
+            held = {p.name for p in loaded if {p.name, Path(p.name).stem} & spared}
+            if len(held) == len(loaded):
+                raise InputError(f"{cameras} marks all of these photos as held out; give others.")
+            posed, unposed, _ = pose_apart(loaded, named, held, size, seed=seed, on_progress=stages)
+            for name, reason in [*skipped, *unposed]:
+                print(f"skipped {name}: {reason}", file=sys.stderr)
+            train, test = ([p for p in posed if (p.name in held) == apart] for apart in (False, True))
+            options = RefineOptions(steps, budget_seconds, max_gaussians, sh_degree, exposure, poses, early_stop, seed)
+            views = [photo_view(p).to(to) for p in train]
+            refined = run(gaussians.to(to), views, options, on_step=stages.on_refine, stop=stop)
+            stages("measure", 0, 1)
+            seen = [p.views.to(to) for p in test or train]
+            scores = [mean_psnr(g.to(to), seen) for g in (gaussians, refined.gaussians)]
+        save_splats(folder / out.name, refined.gaussians.to("cpu"), ["PixWorld: refined"])
+        if poses:
+            corrected = [NamedCamera(p.name, c) for p, c in zip(train, refined.cameras)]
+            name = f"{out.stem}.transforms.json"
+            save_cameras(folder / name, corrected, images=photos.resolve().as_posix())
     print(f"{out}: {len(refined.gaussians)} Gaussians after {refined.steps} steps on {len(train)} photos")
     print(f"PSNR of {'held-out' if test else 'these'} photos: {scores[0]:.2f} dB before, {scores[1]:.2f} dB now")
     if scores[1] < scores[0]:
         print("It got worse: refinement first shakes a scene up. Give it more steps or seconds.", file=sys.stderr)
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    folder = folder.absolute()
-    return next(x for x in (folder, *folder.parents) if x.is_dir())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from pixworld.gaussians import Gaussians
 from pixworld.lift import depth_image, lift_points
 from pixworld.methods.base import Method
 from pixworld.metrics import psnr, ssim
-from pixworld.poses import poses_from_cameras, poses_from_photos
+from pixworld.poses import Poses, poses_from_cameras, poses_from_photos
 from pixworld.refine import Progress, RefineOptions, check_early_stop, refine
 from pixworld.render import render
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Scene, Task, Views
@@ -79,18 +79,9 @@ def reconstruct(
         if cameras is None:
             posed, unposed, source = poses_from_photos(photos, options.size, seed=options.seed, on_progress=on_progress)
         else:
-            posed, unposed, source = [], [], {"source": "given cameras"}
-            known = {c.name for c in cameras}
-            for part in ([p for p in photos if p.name not in held], [p for p in photos if p.name in held]):
-                # a file of training cameras alone
-                if posed and not any({p.name, Path(p.name).stem} & known for p in part):
-                    unposed += [(p.name, "no camera is named like it") for p in part]
-                    continue
-                some, missing, source = poses_from_cameras(
-                    part, cameras, options.size, seed=options.seed, on_progress=on_progress
-                )
-                posed, unposed = posed + some, unposed + missing
-            posed.sort(key=lambda p: p.name)
+            posed, unposed, source = pose_apart(
+                photos, cameras, held, options.size, seed=options.seed, on_progress=on_progress
+            )
     train = [p for p in posed if p.name not in held]
     test = [p for p in posed if p.name in held]
     if not train:
@@ -135,6 +126,30 @@ def reconstruct(
     info = {"method": model.config.method if model else "sfm", "checkpoint": checkpoint, "seed": options.seed}
     scene = Scene(refined.to("cpu"), train[0].views, info)
     return Reconstruction(scene, tuple(posed), frozenset(p.name for p in test), report)
+
+
+def pose_apart(
+    photos: Sequence[Photo],
+    cameras: Sequence[NamedCamera],
+    held: Set[str],
+    size: int,
+    *,
+    seed: int,
+    on_progress: OnProgress,
+) -> Poses:
+    """poses_from_cameras of the held-out photos (by name) and of all others, each without the other's points.
+
+    Sorted by name. A file may have cameras of the training photos alone.
+    """
+    known = {c.name for c in cameras}
+    posed, unposed, about = [], [], {"source": "given cameras"}
+    for part in ([p for p in photos if p.name not in held], [p for p in photos if p.name in held]):
+        if posed and not any({p.name, Path(p.name).stem} & known for p in part):
+            unposed += [(p.name, "no camera is named like it") for p in part]
+            continue
+        some, missing, about = poses_from_cameras(part, cameras, size, seed=seed, on_progress=on_progress)
+        posed, unposed = posed + some, unposed + missing
+    return Poses(sorted(posed, key=lambda p: p.name), unposed, about)
 
 
 def choose_device(device: str) -> str:

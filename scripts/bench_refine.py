@@ -26,8 +26,7 @@ from pixworld.gaussians import Gaussians
 from pixworld.lift import lift_points
 from pixworld.metrics import psnr
 from pixworld.photos import load_photos
-from pixworld.poses import poses_from_cameras
-from pixworld.reconstruct import nearest_photo, photo_view, predict
+from pixworld.reconstruct import nearest_photo, photo_view, pose_apart, predict
 from pixworld.refine import Progress, RefineOptions, refine
 from pixworld.render import render
 from pixworld.views import PosedPhoto
@@ -88,12 +87,8 @@ def posed_photos(cameras: Path, size: int) -> tuple[list[PosedPhoto], list[Posed
     """Training and held-out photos."""
     loaded, _ = load_photos([cameras.parent])
     held = {p.name for p in sorted(loaded, key=lambda p: p.name)[::EVERY]}
-    named = load_cameras(cameras)
-    parts = []
-    for out in (False, True):
-        part = [p for p in loaded if (p.name in held) == out]
-        parts.append(poses_from_cameras(part, named, size, on_progress=lambda *_: None)[0])
-    return parts[0], parts[1]
+    posed = pose_apart(loaded, load_cameras(cameras), held, size, seed=0, on_progress=lambda *_: None).photos
+    return [p for p in posed if p.name not in held], [p for p in posed if p.name in held]
 
 
 def run(
