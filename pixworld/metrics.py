@@ -1,4 +1,4 @@
-"""Image metrics on [*b 3 h w] images in 0..1."""
+"""Image metrics on [*b 3 h w] images in 0..1, and metrics of camera poses."""
 
 from __future__ import annotations
 
@@ -42,3 +42,45 @@ def ssim(a: Float[Tensor, "*b 3 h w"], b: Float[Tensor, "*b 3 h w"]) -> Float[Te
     score = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     score = score / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
     return score.mean((-3, -2, -1)).reshape(*batch, 3).mean(-1)
+
+
+def pose_errors(
+    estimated: Float[Tensor, "v 4 4"], truth: Float[Tensor, "v 4 4"], found: Bool[Tensor, " v"] | None = None
+) -> Float[Tensor, " pairs"]:
+    """Error in degrees of the relative pose of every pair of views: the larger of the angle between the rotations and
+    that between the lines that the translations lie on (both scales and worlds are arbitrary; the sign of a translation
+    is left free, as in the evaluations of PoseDiffusion and VGGT). Poses are camera to world.
+
+    A pair counts 180 where a view was not `found`, or where the estimate has no translation and the truth has one. The
+    rotation alone counts where the truth has none.
+    """
+    first, second = torch.triu_indices(len(truth), len(truth), 1)
+    (turn, way), (true_turn, true_way) = (_relative(c2w.double(), first, second) for c2w in (estimated, truth))
+    # |R - R'| = 2 √2 sin(angle / 2), which is exact at small angles where the arc cosine of the trace is not
+    turned = 2 * torch.asin(((turn - true_turn).flatten(1).norm(dim=1) / 8**0.5).clamp(max=1))
+    shifted = torch.atan2(torch.linalg.cross(way, true_way).norm(dim=1), (way * true_way).sum(1).abs())
+    tiny = 1e-6 * true_way.norm(dim=1).max()
+    still = true_way.norm(dim=1) <= tiny
+    errors = torch.rad2deg(torch.where(still, turned, torch.maximum(turned, shifted)))
+    lost = ~still & (way.norm(dim=1) <= 1e-9)
+    if found is not None:
+        lost |= ~(found[first] & found[second])
+    return torch.where(lost, 180.0, errors).float()
+
+
+def _relative(
+    c2w: Float[Tensor, "v 4 4"], first: Tensor, second: Tensor
+) -> tuple[Float[Tensor, "pairs 3 3"], Float[Tensor, "pairs 3"]]:
+    """Rotation and translation from the camera of the first view to the second's."""
+    back = c2w[first, :3, :3].mT
+    offset = c2w[second, :3, 3] - c2w[first, :3, 3]
+    return back @ c2w[second, :3, :3], (back @ offset[..., None]).squeeze(-1)
+
+
+def pose_auc(errors: Float[Tensor, " pairs"], threshold: int) -> float:
+    """AUC@threshold: the mean, over k = 1 .. threshold degrees, of the share of pairs whose error is below k.
+
+    This is the area under the accuracy curve by 1-degree bins, as PoseDiffusion and VGGT count it.
+    """
+    edges = torch.arange(1, threshold + 1, dtype=errors.dtype, device=errors.device)
+    return (errors[:, None] < edges).float().mean().item()

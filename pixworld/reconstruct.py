@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -25,7 +26,9 @@ from pixworld.metrics import psnr, ssim
 from pixworld.poses import Poses, poses_from_cameras, poses_from_photos
 from pixworld.refine import Progress, RefineOptions, check_early_stop, refine
 from pixworld.render import render
+from pixworld.stereo import match
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Scene, Task, Views
+from pixworld.visibility import in_the_way
 
 # Called with (stage, step, steps) as the work goes on; it may raise Cancelled.
 OnProgress = Callable[[str, int, int], None]
@@ -88,6 +91,8 @@ def reconstruct(
         raise InputError("no photo is left to reconstruct from; use more photos or a larger --holdout")
     check_early_stop(options.refinement, len(train))
 
+    with _timed(seconds, "stereo"):
+        train = match(train, on_progress)
     with _timed(seconds, "predict"):
         if model is None:
             predicted = lift_points(train, seed=options.seed).to(device)
@@ -164,15 +169,18 @@ def choose_device(device: str) -> str:
 def predict(model: Method, photos: Sequence[PosedPhoto], views: int, device: str, on_progress: OnProgress) -> Gaussians:
     """The model's Gaussians for all photos: neighbours go in together, at most `views` at a time."""
     groups = group_photos(photos, views, model.config.size, model.config.patch)
-    parts = []
+    parts, masks, depths = [], [], []
     for i, (shape, group) in enumerate(groups):
         on_progress("predict", i, len(groups))
         clean = Views.cat([model_view(p, *shape) for p in group]).to(device)
-        gaussians = model.infer(Task(clean), lambda *_: None).gaussians  # one a pixel, view after view
-        masks = torch.cat([pixel_mask(p, *shape) for p in group]).flatten().to(device)
-        parts.append(gaussians if masks.all() else gaussians.select(masks))
+        parts.append(model.infer(Task(clean), lambda *_: None).gaussians)  # one a pixel, view after view
+        masks += [pixel_mask(p, *shape).flatten() for p in group]
+        for k, means in enumerate(parts[-1].means.chunk(len(group))):
+            cameras = clean.cameras.select(slice(k, k + 1))
+            depths.append((cameras, cameras.project(means)[1].reshape(shape)))
     on_progress("predict", len(groups), len(groups))
-    return Gaussians.cat(parts)
+    gaussians = Gaussians.cat(parts)
+    return gaussians.select(torch.cat(masks).to(device) & ~in_the_way(gaussians.means, depths))
 
 
 def group_photos(
@@ -207,10 +215,10 @@ def model_shape(cameras: Cameras, size: int, patch: int) -> tuple[int, int]:
 
 
 def model_view(photo: PosedPhoto, height: int, width: int) -> Views:
-    """A photo at the model's resolution, with its structure-from-motion points as sparse depth."""
+    """A photo at the model's resolution with what is known of its depth: see `known_depth`."""
     images = F.interpolate(photo.views.images, (height, width), mode="bilinear", antialias=True, align_corners=False)
     cameras = photo.views.cameras.resize(height, width)
-    return Views(images.clamp(0, 1), cameras, point_depth(photo.points, cameras))
+    return Views(images.clamp(0, 1), cameras, known_depth(photo, cameras))
 
 
 def pixel_mask(photo: PosedPhoto, height: int, width: int) -> Bool[Tensor, "1 h w"]:
@@ -222,8 +230,34 @@ def pixel_mask(photo: PosedPhoto, height: int, width: int) -> Bool[Tensor, "1 h 
 
 
 def photo_view(photo: PosedPhoto) -> Views:
-    """A photo at its own size, with its structure-from-motion points as sparse depth."""
-    return replace(photo.views, depth=point_depth(photo.points, photo.views.cameras))
+    """A photo at its own size with what is known of its depth: see `known_depth`."""
+    return replace(photo.views, depth=known_depth(photo, photo.views.cameras))
+
+
+def known_depth(photo: PosedPhoto, cameras: Cameras) -> Float[Tensor, "1 h w"]:
+    """z of a photo's pixels at the size of `cameras`, 0 where unknown: of its stereo, and of its points elsewhere."""
+    points = point_depth(photo.points, cameras)
+    if photo.stereo is None:
+        return points
+    dense = resize_depth(photo.stereo, cameras.height, cameras.width)
+    return torch.where(dense > 0, dense, points)
+
+
+def resize_depth(depth: Float[Tensor, "1 h w"], height: int, width: int) -> Float[Tensor, "1 h2 w2"]:
+    """Depth at another size, 0 where unknown. Smaller: the median of what is known in a pixel, if that is a third of
+    it. Larger: each value moves to the centre of the pixels that it covers, the others stay unknown."""
+    h, w = depth.shape[-2:]
+    if height * width > h * w:
+        out = depth.new_zeros(1, height, width)
+        row, column = ((torch.arange(n) + 0.5) * (m / n) for n, m in ((h, height), (w, width)))
+        out[:, row.long()[:, None], column.long()] = depth
+        return out
+    a, b = -(-h // height), -(-w // width)
+    cells = F.interpolate(depth[None], (height * a, width * b), mode="nearest")[0]
+    cells = rearrange(cells, "1 (h a) (w b) -> 1 h w (a b)", a=a, b=b)
+    known = cells > 0
+    median = torch.where(known, cells, torch.nan).nanmedian(dim=-1).values
+    return torch.where(known.float().mean(-1) > 1 / 3, median, 0.0)
 
 
 def point_depth(points: Float[Tensor, "m 3"], cameras: Cameras) -> Float[Tensor, "1 h w"]:

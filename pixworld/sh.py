@@ -79,14 +79,15 @@ def _probe(degree: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate_sh(sh: Float[Tensor, "*n k 3"], rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "*n k 3"]:
-    """Coefficients of the rotated function f'(d) = f(R⁻¹ d).
-
-    SH space is closed under rotation, so the k x k matrix is the exact least-squares fit on fixed directions.
-    """
-    degree = degree_of(sh.shape[-2])
-    if degree == 0:
+    """Coefficients of the rotated function f'(d) = f(R⁻¹ d)."""
+    if sh.shape[-2] == 1:
         return sh
-    directions, inverse = _probe(degree)
-    turned = sh_basis(degree, directions @ rotation.detach().double().cpu())
-    matrix = (inverse @ turned).to(sh)
+    matrix = sh_rotation(degree_of(sh.shape[-2]), rotation.detach().cpu()).to(sh)
     return torch.einsum("ij,...jc->...ic", matrix, sh)
+
+
+def sh_rotation(degree: int, rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b k k"]:
+    """What `rotate_sh` multiplies coefficients with. SH space is closed under rotation, so the exact least-squares fit
+    on fixed directions is the rotation."""
+    directions, inverse = (x.to(rotation.device) for x in _probe(degree))
+    return (inverse @ sh_basis(degree, directions @ rotation.double())).to(rotation)

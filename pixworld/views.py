@@ -106,6 +106,7 @@ class PosedPhoto:
     name: str
     views: Views  # exactly one view, no batch axis
     points: Float[Tensor, "m 3"]  # world positions of the structure-from-motion points seen in it (m may be 0)
+    stereo: Float[Tensor, "1 h2 w2"] | None = None  # z by stereo, 0 where it is not sure; of a size of its own
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import torch
 
 from pixworld.cameras import Cameras
 from pixworld.data import bank, procedural, things, trace, trace_torch
+from pixworld.data.sampling import training_batch
+from pixworld.data.sources import open_source
 from pixworld.views import InputError
 
 HEIGHT, WIDTH = 40, 60
@@ -184,3 +186,21 @@ def test_the_library_is_the_same_every_time(monkeypatch):
     first, again = procedural.library(None), procedural.library(None)
     np.testing.assert_array_equal(first, again)
     assert first.shape == (2, 256, 256, 3) and first.std((1, 2)).min() > 5
+
+
+def test_ranks_share_a_batch(tmp_path, texels, monkeypatch):
+    monkeypatch.setattr(bank, "mipmaps", lambda images: texels)
+    monkeypatch.setattr(bank, "library", lambda folder: None)
+    bank.build_bank(tmp_path / "b", scenes=3, seed=4, height=16, width=32, views=3, workers=1)
+    source = open_source(str(tmp_path / "b"))
+    shapes = set()
+    for step in range(12):
+        whole = training_batch(source, 4, 0, step, scenes=3)
+        first, second = (training_batch(source, 4, 0, step, scenes=3, rank=rank, world=2) for rank in (0, 1))
+        assert torch.equal(torch.cat([first.images, second.images]), whole.images)
+        assert torch.equal(torch.cat([first.depth, second.depth]), whole.depth)
+        assert torch.equal(torch.cat([first.cameras.K, second.cameras.K]), whole.cameras.K)
+        assert first.text + second.text == whole.text
+        assert torch.equal(training_batch(bank.Bank(tmp_path / "b"), 4, 0, step, 3).images, whole.images)
+        shapes.add(training_batch(source, 4, 0, step, scenes=3, multiple=16).images.shape[-2:])
+    assert shapes == {(16, 16), (16, 32), (32, 16)}  # sides are multiples of the patch

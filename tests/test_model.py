@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from pixworld.checkpoint import load_checkpoint, save_checkpoint
-from pixworld.methods.pixworld import PixWorldConfig
+from pixworld.methods.pixworld import PixWorldConfig, PixWorldRecipe
 from pixworld.methods.pixworld.model import Noisy, PixWorld, fill, scene_unit
 from pixworld.views import InputError, Task, Views
 
-TINY = PixWorldConfig(width=32, depth=2, heads=1, size=16)
+# 16 px is too small for a perceptual distance
+TINY = PixWorldConfig(
+    width=32, depth=2, heads=1, size=16, text="words", text_width=16, recipe=PixWorldRecipe(perceptual_weight=0.0)
+)
 
 
 @pytest.fixture

@@ -96,12 +96,16 @@ class Stream:
 
 
 class TwoStreamBlock(nn.Module):
-    """Pre-LN block: joint attention over all tokens of all views, shared text cross-attention, MLP a stream."""
+    """Pre-LN block: joint attention over all tokens of all views, shared text cross-attention, MLP a stream.
 
-    def __init__(self, d: int, heads: int, gate: float, streams: tuple[str, ...] = ("clean", "noisy")):
+    weights: the weights that each stream goes through, by name; {"clean": "clean", "noisy": "noisy"} is the paper's.
+    """
+
+    def __init__(self, d: int, heads: int, gate: float, weights: dict[str, str]):
         super().__init__()
         self.heads = heads
-        self.streams = nn.ModuleDict({name: StreamBlock(d, gate) for name in streams})
+        self.weights = weights
+        self.streams = nn.ModuleDict({name: StreamBlock(d, gate) for name in sorted(set(weights.values()))})
         # Shared by the streams: the norms that make queries and keys comparable, and everything about text.
         self.q_norm, self.k_norm = RMSNorm(d // heads), RMSNorm(d // heads)
         self.text_q = nn.Linear(d, d, bias=False)
@@ -117,12 +121,13 @@ class TwoStreamBlock(nn.Module):
         text_mask: Bool[Tensor, "b m"],
     ) -> dict[str, Stream]:
         """The streams' views stand in the order of the dict, which is the order of `rope`'s cameras."""
-        modulations = {name: self.streams[name].modulation(s.time) for name, s in streams.items()}
+        blocks = {name: self.streams[self.weights[name]] for name in streams}
+        modulations = {name: blocks[name].modulation(s.time) for name, s in streams.items()}
 
         qkv = []
         for name, s in streams.items():
             shift, scale, *_ = modulations[name]
-            qkv.append(self.streams[name].qkv(modulate(s.tokens, shift, scale)))
+            qkv.append(blocks[name].qkv(modulate(s.tokens, shift, scale)))
         q, k, v = rearrange(torch.cat(qkv, dim=1), "b v l (three h d) -> three b v l h d", three=3, h=self.heads)
         q, k, v = rope.queries(self.q_norm(q)), rope.keys(self.k_norm(k)), rope.values(v)
         o = attend(*(rearrange(x, "b v l h d -> b h (v l) d") for x in (q, k, v)))
@@ -132,7 +137,7 @@ class TwoStreamBlock(nn.Module):
         text_k, text_v = rearrange(self.text_kv(text), "b m (two h d) -> two b h m d", two=2, h=self.heads)
         out = {}
         for (name, s), attended in zip(streams.items(), o, strict=True):
-            block = self.streams[name]
+            block = blocks[name]
             _, _, gate, mlp_shift, mlp_scale, mlp_gate = modulations[name]
             x = s.tokens + gate[:, None, None] * block.out(attended)
             query = rearrange(self.text_q(F.layer_norm(x, x.shape[-1:])), "b v l (h d) -> b h (v l) d", h=self.heads)

@@ -76,9 +76,11 @@ class ViewRope:
     Half of every head's channels are turned by the view's 4 x 4 projection P = [K 0; 0 1] w2c in groups of four
     (q by Pᵀ, k and v by P⁻¹, the output by P, so that attention sees P_i P_j⁻¹ only); the other half carries the RoPE
     of the patch row and column. Channel i pairs with i + d/2, so both kinds take the first half of either part.
+    Without `project`, the cameras' half stays as it is, and attention knows positions inside the image only.
     """
 
-    def __init__(self, cameras: Cameras, patch: int, head_width: int, dtype: torch.dtype):
+    def __init__(self, cameras: Cameras, patch: int, head_width: int, dtype: torch.dtype, *, project: bool = True):
+        self.project = project
         rows, columns = cameras.height // patch, cameras.width // patch
         device = cameras.c2w.device
         projection = torch.zeros_like(cameras.c2w)
@@ -109,6 +111,8 @@ class ViewRope:
         self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
 
     def _turn(self, x: Tensor, matrix: Tensor) -> Tensor:
+        if not self.project:
+            return x
         return torch.einsum("bvlhd,bvde->bvlhe", x, matrix)
 
     def _rope(self, x: Tensor) -> Tensor:

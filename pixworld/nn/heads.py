@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pixworld.cameras import Cameras
 from pixworld.gaussians import Gaussians, multiply_quats, quat_from_matrix
 from pixworld.nn.blocks import AdaLayerNorm, modulate
-from pixworld.sh import rgb_to_sh
+from pixworld.sh import degree_of, rgb_to_sh, sh_rotation
 
 
 class PixelMaps(NamedTuple):
@@ -24,16 +24,17 @@ class PixelMaps(NamedTuple):
     opacity: Float[Tensor, "b v h w"]
     scale: Float[Tensor, "b v 3 h w"]
     quat: Float[Tensor, "b v 4 h w"]
-    sh: Float[Tensor, "b v c h w"]  # bands above 0, c = 3 (k - 1)
+    sh: Float[Tensor, "b v c h w"]  # bands above 0 in the camera's axes, c = 3 (k - 1)
 
 
 class GaussianHead(nn.Module):
-    """Final adaLN and two linear layers, depth and Gaussians, zero at the start (Table 6 of the paper)."""
+    """Depth and Gaussians of each pixel: a final adaLN and a linear layer each, zero at the start (Table 6 of the
+    paper)."""
 
     def __init__(self, d: int, patch: int, sh_degree: int):
         super().__init__()
         self.patch, self.higher = patch, 3 * ((sh_degree + 1) ** 2 - 1)
-        self.modulation = AdaLayerNorm(d, 2)
+        self.depth_modulation, self.gaussian_modulation = AdaLayerNorm(d, 2), AdaLayerNorm(d, 2)
         self.depth = nn.Linear(d, patch**2)
         self.gaussian = nn.Linear(d, patch**2 * (3 + 1 + 3 + 4 + self.higher))
         for layer in (self.depth, self.gaussian):
@@ -41,8 +42,9 @@ class GaussianHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Float[Tensor, "b v l d"], time: Float[Tensor, "b d"], rows: int) -> PixelMaps:
-        x = modulate(tokens, *self.modulation(time))
-        maps = torch.cat([self.depth(x), self.gaussian(x)], dim=-1).float()
+        depth = self.depth(modulate(tokens, *self.depth_modulation(time)))
+        gaussian = self.gaussian(modulate(tokens, *self.gaussian_modulation(time)))
+        maps = torch.cat([depth, gaussian], dim=-1).float()
         maps = rearrange(maps, "b v (y x) (c p q) -> b v c (y p) (x q)", y=rows, p=self.patch, q=self.patch)
         depth, colour, opacity, scale, quat, sh = maps.split([1, 3, 1, 3, 4, self.higher], dim=2)
         return PixelMaps(depth[:, :, 0], colour, opacity[:, :, 0], scale, quat, sh)
@@ -84,6 +86,9 @@ def lift(
     opacities = torch.sigmoid(maps.opacity + math.log(opacity_start / (1 - opacity_start)))
     colour = base + maps.colour
     sh = rgb_to_sh(rearrange((colour + 1) / 2, "b v c h w -> b v h w c"))
-    sh = torch.cat([sh, rearrange(maps.sh, "b v (k c) h w -> b v h w k c", c=3)], dim=-2)
+    if maps.sh.shape[2]:
+        sh = torch.cat([sh, rearrange(maps.sh, "b v (k c) h w -> b v h w k c", c=3)], dim=-2)
+        turn = sh_rotation(degree_of(sh.shape[-2]), cameras.c2w[..., :3, :3])
+        sh = torch.einsum("bvij,bvhwjc->bvhwic", turn, sh)
     flat = [x.flatten(1, 3) for x in (means, quats, scales, opacities, sh)]
     return Gaussians(*flat), depth, colour

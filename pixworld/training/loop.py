@@ -1,218 +1,164 @@
 """The training loop, in the open: batch, losses, step, EMA, log, checkpoint.
 
 Everything random is a function of (seed, step), and a checkpoint holds the rest (weights, EMA, optimiser moments), so a
-resumed run continues bit for bit.
+resumed run continues bit for bit. One process or many: see `distributed.py`.
 """
 
 from __future__ import annotations
 
-import json
-import pickle
-import shutil
 import signal
 import sys
-import time
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from pixworld.checkpoint import save_checkpoint
-from pixworld.data.bank import Bank, build_bank
-from pixworld.data.sampling import training_batch
-from pixworld.evaluation import no_hints, novel_views, point_hints, sample_sheet
-from pixworld.files import atomic, save_image
-from pixworld.methods import PRESETS
 from pixworld.methods.base import Method
-from pixworld.training.config import RUNS, TrainConfig
-from pixworld.views import InputError
+from pixworld.training import checkpoints
+from pixworld.training.config import TrainConfig
+from pixworld.training.distributed import Ranks, process_group, whole
+from pixworld.training.memory import estimate, measure, memory_line, running_out_explained
+from pixworld.training.optimisers import averaged, make_optimisers, schedule, set_rate, update_ema
+from pixworld.training.prefetch import ahead
+from pixworld.training.settings import load_settings, resolve, save_settings
+from pixworld.training.setup import build, compile_blocks, open_data, open_folder, reader, validation_scenes
+from pixworld.training.tracking import Log, Speed, line
+from pixworld.training.validation import validate
+from pixworld.views import Views
 
-PROCEDURAL_SCENES = 4000  # built by `--data procedural` when no bank is there yet
-VALIDATION_SCENES = 32  # at the end of the bank, never trained on
+SAY_EVERY = 50  # steps
 
 
-def train(preset: str, data: str, out: Path, steps: int | None = None, resume: bool = False) -> None:
-    """Train a preset on a bank of scenes; the EMA weights are always usable in OUT/weights.
+def train(
+    preset: str,
+    data: str,
+    out: Path,
+    steps: int | None = None,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    init: Path | None = None,
+) -> None:
+    """Train a preset on a source of scenes; the EMA weights are always usable in OUT/weights.
 
-    data: "procedural" (a bank is built in OUT/bank first) or the folder of a bank. Raises InputError.
+    data: "procedural" (a bank is built in OUT/bank first), or what `open_source` opens. overrides: "field=value" of the
+    run or the method. init: checkpoint folder whose weights it starts from. Stopped by SIGTERM or Ctrl-C, it saves and
+    exits with 128 + the signal's number. Raises InputError.
     """
-    if preset not in PRESETS:
-        raise InputError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    config, run = PRESETS[preset](), RUNS.get(preset, TrainConfig())
-    if steps is not None:
-        run = replace(run, steps=steps)
     out = Path(out)
-    latest = _latest(out)
-    if latest and not resume:
-        raise InputError(f"{out} already holds a run; add --resume to continue it, or choose another --out")
-    if resume and not latest:
-        raise InputError(f"{out} holds no checkpoint to resume from; leave --resume out to start there")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
-    bank = _open_bank(data, out)
-    if len(bank) <= VALIDATION_SCENES:
-        raise InputError(f"the bank has {len(bank)} scenes; training needs more than {VALIDATION_SCENES}")
+    latest = open_folder(out, resume)
+    settings = resolve(preset, data, overrides, steps, load_settings(out) if resume else None)
+    run = settings.train
+    with process_group() as ranks, running_out_explained(run, ranks):
+        source = open_data(settings, out, ranks)
+        model = build(settings, ranks, None if latest else init)
+        optimisers = make_optimisers(model, run)
+        ema = {name: x.detach().clone() for name, x in model.state_dict().items()}
+        state = checkpoints.training_state(model, ema, optimisers)
+        step = checkpoints.load(latest, state) if latest else 0
+        if ranks.first and not latest:
+            save_settings(out, settings)
 
-    torch.manual_seed(run.seed)
-    model = config.build()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    optimisers = make_optimisers(model, run)
-    step = _load(latest, model, ema, optimisers) if latest else 0
-    print(f"{preset}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(bank)} scenes, "
-          f"steps {step} to {run.steps}, into {out}", flush=True)  # fmt: skip
+        batch = reader(source, settings, ranks)
+        cost = measure(model, batch, lambda i: step_generator(run, i))
+        ranks.say(
+            f"{preset}: {_millions(model)} M parameters, {len(source)} scenes, {ranks.world} x {ranks.device.type}, "
+            f"steps {step} to {run.steps}, into {out}"
+        )
+        ranks.say(memory_line(estimate(model, run, cost, ranks), run, ranks))
+        compile_blocks(model, run, ranks)
 
-    stop = _StopSignal()
-    started, seen = time.monotonic(), 0
-    with (out / "log.jsonl").open("a") as log:
-        while step < run.steps and not stop.asked:
-            terms, norm = train_step(model, optimisers, bank, run, step)
-            update_ema(ema, model, run.ema, step)
-            step, seen = step + 1, seen + run.batch
-            record = {"step": step, **terms, "grad_norm": norm, "samples_per_s": seen / (time.monotonic() - started)}
-            if step % run.sheet_every == 0 or step == run.steps:
-                record |= _validate(model, ema, bank, out / "sheets" / f"{step:06d}.png")
-            log.write(json.dumps({k: float(f"{v:.5g}") for k, v in record.items()}) + "\n")
-            log.flush()
-            if step % 50 == 0 or step == run.steps:
-                _say(record)
-            if step % run.checkpoint_every == 0 or step == run.steps or stop.asked:
-                _save(out, step, config, model, ema, optimisers, run.keep)
-    if stop.asked:
-        print(f"stopped at step {step}; `--resume` continues", flush=True)
-        sys.exit(128 + stop.asked)
+        speed = Speed(cost.flops, ranks)
+        with Log(out, step, ranks) as log, _StopSignal() as stop:
+            for views in ahead(lambda i: batch(i, run.batch // ranks.world), range(step, run.steps), run.readers):
+                record = train_step(model, optimisers, views, run, step)
+                update_ema(ema, model, run.ema, step)
+                step += 1
+                record = ranks.mean(record | {"stop": float(stop.asked > 0)})  # all stop when one is asked to
+                stopping, last = record.pop("stop") > 0, step == run.steps
+                record |= speed.count(run.batch)
+
+                pause = False
+                if step % run.sheet_every == 0 or last:
+                    with averaged(model, ema):
+                        scores, sheet = validate(model, validation_scenes(source))
+                    record |= scores
+                    if sheet is not None:
+                        log.sheet(step, sheet)
+                    pause = True
+                log.write(step, record)
+                if step % SAY_EVERY == 0 or last:
+                    ranks.say(line(step, run.steps, record))
+                    pause = True
+                if step % run.checkpoint_every == 0 or last or stopping:
+                    checkpoints.save(out, step, state, run.keep, ranks)
+                    save_weights(out / "weights", settings.method, ema, ranks)
+                    pause = True
+                if pause:
+                    speed.restart()
+                if stopping:
+                    break
+        ranks.say(source.report())
+    if step < run.steps:
+        ranks.say(f"stopped at step {step}; `--resume` continues")
+        sys.exit(128 + (stop.asked or signal.SIGTERM))
 
 
 def train_step(
-    model: Method, optimisers: list[torch.optim.Optimizer], bank: Bank, run: TrainConfig, step: int
-) -> tuple[dict[str, float], float]:
-    """One step; returns the loss terms and the gradient norm. A step whose gradient is not finite changes nothing."""
-    device = next(model.parameters()).device
-    views = training_batch(bank, run.batch, run.seed, step, scenes=len(bank) - VALIDATION_SCENES).to(device)
-    generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
-    for optimiser in optimisers:
-        optimiser.zero_grad(set_to_none=True)
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * schedule(step, run)
-    terms = model.losses(views, "model", generator)
-    sum(terms.values()).backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), run.clip)
-    if torch.isfinite(norm):
-        for optimiser in optimisers:
-            optimiser.step()
-    return {k: v.item() for k, v in terms.items()}, norm.item()
+    model: Method, optimisers: dict[str, list[Optimizer]], views: Views, run: TrainConfig, step: int
+) -> dict[str, float]:
+    """One step of every group; returns the loss terms and the gradient norms. A group whose gradient is not finite
+    stays as it is."""
+    generator = step_generator(run, step)
+    record = {}
+    for group, parameters in model.optimised().items():
+        name = "" if group == "model" else f"{group}_"
+        set_rate(optimisers[group], schedule(step, run))
+        terms = model.losses(views, group, generator)
+        sum(terms.values()).backward()
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, run.clip))
+        if torch.isfinite(norm):
+            for optimiser in optimisers[group]:
+                optimiser.step()
+        model.zero_grad(set_to_none=True)
+        record |= {name + k: v.item() for k, v in terms.items()} | {name + "grad_norm": norm.item()}
+    return record
 
 
-def schedule(step: int, run: TrainConfig) -> float:
-    """Learning-rate factor: warm-up, plateau, linear decay to 0."""
-    rise = (step + 1) / run.warmup if run.warmup else 1.0
-    fall = (run.steps - step) / max(1.0, run.decay * run.steps)
-    return min(1.0, rise, fall)
+def step_generator(run: TrainConfig, step: int) -> torch.Generator:
+    """What a step draws from; alike in all ranks, which have to take the same branches."""
+    return torch.Generator().manual_seed(run.seed * 1_000_003 + step)
 
 
-def make_optimisers(model: Method, run: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices inside blocks, AdamW for the rest."""
-    matrices, others = [], []
-    for name, p in model.named_parameters():
-        is_matrix = p.ndim == 2 and name.startswith("blocks.") and "modulation" not in name
-        (matrices if is_matrix else others).append(p)
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr=run.lr, betas=(0.9, 0.95), weight_decay=run.weight_decay, fused=True)
-    ]
-    if matrices:
-        optimisers.append(
-            torch.optim.Muon(matrices, lr=run.matrix_lr, weight_decay=run.weight_decay, adjust_lr_fn="match_rms_adamw")
-        )
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["peak"] = group["lr"]
-    return optimisers
+def save_weights(folder: Path, config: Any, ema: dict[str, Tensor], ranks: Ranks) -> None:
+    """The averaged weights as a checkpoint that `load_checkpoint` and --init read."""
+    weights = {name: whole(x) for name, x in ema.items()}
+    if ranks.first:
+        save_checkpoint(folder, config, weights)
 
 
-@torch.no_grad()
-def update_ema(ema: dict[str, Tensor], model: Method, decay: float, step: int) -> None:
-    """ema <- decay ema + (1 - decay) weights; the decay is shorter in the first steps, so that the start fades."""
-    decay = min(decay, (1 + step) / (10 + step))
-    for name, value in model.state_dict().items():
-        ema[name].lerp_(value, 1 - decay) if value.is_floating_point() else ema[name].copy_(value)
-
-
-def _validate(model: Method, ema: dict[str, Tensor], bank: Bank, sheet: Path) -> dict[str, float]:
-    weights = {k: v.clone() for k, v in model.state_dict().items()}
-    model.load_state_dict(ema)
-    scenes = [bank.views(i) for i in range(len(bank) - VALIDATION_SCENES, len(bank))]
-    scores = {}
-    for name, context in (("4", (0, 2, 5, 7)), ("2", (0, 7))):
-        for kind, hints in (("", no_hints), ("_points", point_hints(100))):
-            result = novel_views(model, scenes, context, hints)
-            scores |= {f"psnr_{name}{kind}": result["psnr"], f"gain_{name}{kind}": result["psnr"] - result["nearest"]}
-    save_image(sheet, sample_sheet(model, scenes[:4]))
-    model.load_state_dict(weights)
-    return scores
-
-
-def _open_bank(data: str, out: Path) -> Bank:
-    if data != "procedural":
-        return Bank(Path(data))
-    folder = out / "bank"
-    if not (folder / "meta.json").exists():
-        print(f"building a bank of {PROCEDURAL_SCENES} procedural scenes in {folder}", flush=True)
-        build_bank(folder, scenes=PROCEDURAL_SCENES, seed=1)
-    return Bank(folder)
-
-
-def _latest(out: Path) -> Path | None:
-    """The newest checkpoint of a run."""
-    folders = sorted((out / "checkpoints").glob("step-*.pt"))
-    return folders[-1] if folders else None
-
-
-def _save(out: Path, step: int, config: Any, model: Method, ema: dict, optimisers: list, keep: int) -> None:
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "ema": ema,
-        "optimisers": [o.state_dict() for o in optimisers],
-    }
-    with atomic(out / "checkpoints" / f"step-{step:07d}.pt") as temp:
-        torch.save(state, temp)
-    save_checkpoint(out / "weights", config, ema)
-    for old in sorted((out / "checkpoints").glob("step-*.pt"))[:-keep]:
-        old.unlink()
-
-
-def _load(path: Path, model: Method, ema: dict, optimisers: list) -> int:
-    try:
-        state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
-        model.load_state_dict(state["model"])
-    except (RuntimeError, KeyError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path} cannot be resumed from ({reason}); it may be of another preset or incomplete"
-        ) from None
-    for name, value in state["ema"].items():
-        ema[name].copy_(value)
-    for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-        optimiser.load_state_dict(saved)
-    return state["step"]
-
-
-def _say(record: dict[str, Any]) -> None:
-    width = shutil.get_terminal_size((140, 24)).columns
-    print(" ".join(f"{k}={v:.4g}" for k, v in record.items())[:width], flush=True)
+def _millions(model: Method) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}"
 
 
 class _StopSignal:
     """Remembers SIGTERM and Ctrl-C, so that the loop can save first. `asked` is the signal's number, or 0."""
 
+    NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
     def __init__(self) -> None:
         self.asked = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
 
-    def _ask(self, number: int, _frame: Any) -> None:
+    def __enter__(self) -> _StopSignal:
+        self.before = [signal.signal(number, self._ask) for number in self.NUMBERS]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in zip(self.NUMBERS, self.before, strict=True):
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _frame: object) -> None:
         self.asked = number

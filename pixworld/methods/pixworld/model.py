@@ -8,28 +8,32 @@ noisy views ── patches ──┘   (joint attention)   └── head ──
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pixworld import diffusion
 from pixworld.cameras import Cameras
 from pixworld.gaussians import Gaussians
-from pixworld.losses import flow_matching, log_depth_huber, photometric
+from pixworld.losses import flow_matching, geometry_perception, log_depth_huber, perceptual, photometric
 from pixworld.methods.base import Method
 from pixworld.methods.pixworld import PixWorldConfig, PixWorldRecipe
 from pixworld.nn.blocks import Stream, TwoStreamBlock
 from pixworld.nn.embeddings import TimeEmbedding, ViewRope, WordEmbedding, ray_map
+from pixworld.nn.encoders import load_geometry, load_perceptual, load_text
 from pixworld.nn.heads import GaussianHead, lift
 from pixworld.render import render
 from pixworld.views import InputError, OnStep, Scene, Task, Views
 
-STREAM_CHANNELS = {"clean": 3 + 2 + 6, "noisy": 3 + 6}  # image, depth hint and its mask, rays
+STREAMS = ("clean", "noisy")
 
 
 class Noisy(NamedTuple):
@@ -52,14 +56,21 @@ class PixWorld(Method):
     def __init__(self, config: PixWorldConfig):
         super().__init__()
         self.config = c = config
-        self.patches = nn.ModuleDict(
-            {name: nn.Linear(channels * c.patch**2, c.width) for name, channels in STREAM_CHANNELS.items()}
-        )
+        rays = 0 if c.cameras == "prope" else 6
+        hints = 2 if c.depth_input else 0  # log depth, and where it is known
+        channels = {"clean": 3 + hints + rays, "noisy": 3 + rays}
+        self.patches = nn.ModuleDict({name: nn.Linear(channels[name] * c.patch**2, c.width) for name in STREAMS})
+        if c.positions is not None:
+            table = {name: nn.Parameter(0.02 * torch.randn(c.width, *c.positions)) for name in STREAMS}
+            self.positions = nn.ParameterDict(table)
         self.time = TimeEmbedding(c.width)
-        self.words = WordEmbedding(c.text_width)
+        if c.text == "words":
+            self.words = WordEmbedding(c.text_width)
         self.text = nn.Linear(c.text_width, c.width)
-        self.blocks = nn.ModuleList(TwoStreamBlock(c.width, c.heads, c.gate) for _ in range(c.depth))
-        self.heads = nn.ModuleDict({name: GaussianHead(c.width, c.patch, c.sh_degree) for name in STREAM_CHANNELS})
+        weights = {name: name if c.streams == "two" else "shared" for name in STREAMS}
+        self.blocks = nn.ModuleList(TwoStreamBlock(c.width, c.heads, c.gate, weights) for _ in range(c.depth))
+        self.heads = nn.ModuleDict({name: GaussianHead(c.width, c.patch, c.sh_degree) for name in STREAMS})
+        self.frozen: dict[str, nn.Module] = {}  # text encoder and critics: loaded when first needed, not of the model
 
     def predict(self, clean: Views | None, noisy: Noisy | None, prompts: list[str]) -> Prediction:
         """Gaussians for every view of a batch of scenes, in one forward pass. Either kind of view may be absent.
@@ -79,7 +90,8 @@ class PixWorld(Method):
         if clean is not None:
             image = diffusion.to_signal(clean.images)
             log_hint, known = self._hints(clean, unit)
-            inputs["clean"] = torch.cat([image, log_hint[:, :, None], known[:, :, None].float()], dim=2)
+            hints = [log_hint[:, :, None], known[:, :, None].float()] if self.config.depth_input else []
+            inputs["clean"] = torch.cat([image, *hints], dim=2)
             bases.append(image)
             log_depths.append(log_hint)
             times["clean"] = torch.ones(len(image), device=image.device)
@@ -89,21 +101,18 @@ class PixWorld(Method):
             log_depths.append(torch.full_like(noisy.x_t[:, :, 0], self.config.depth_prior))
             times["noisy"] = noisy.t
 
-        rays = ray_map(local).split([len(p) for p in parts], dim=1)
-        device = cameras.c2w.device
+        c = self.config
+        if c.cameras != "prope":
+            rays = ray_map(local).split([len(p) for p in parts], dim=1)
+            inputs = {name: torch.cat([x, r], dim=2) for (name, x), r in zip(inputs.items(), rays, strict=True)}
+        rows, device = cameras.height // c.patch, cameras.c2w.device
         with torch.autocast(device.type, torch.bfloat16):
-            tokens, text_mask = self.words(prompts)
-            text = self.text(tokens)
-            streams = {
-                name: Stream(self.patches[name](self._patchify(torch.cat([x, r], dim=2))), self.time(times[name]))
-                for (name, x), r in zip(inputs.items(), rays, strict=True)
-            }
-            rope = ViewRope(local, self.config.patch, self.config.width // self.config.heads, torch.bfloat16)
+            text, text_mask = self._read(prompts)
+            streams = {name: Stream(self._tokens(name, x), self.time(times[name])) for name, x in inputs.items()}
+            rope = ViewRope(local, c.patch, c.width // c.heads, torch.bfloat16, project=c.cameras != "rays")
             for block in self.blocks:
                 streams = block(streams, rope, text, text_mask)
-            rows = cameras.height // self.config.patch
             maps = [self.heads[name](s.tokens, s.time, rows) for name, s in streams.items()]
-        c = self.config
         return Prediction(
             *lift(
                 type(maps[0])(*(torch.cat(x, dim=1) for x in zip(*maps, strict=True))),
@@ -130,61 +139,104 @@ class PixWorld(Method):
         blind = ~known.flatten(1).any(dim=1)
         return torch.where(blind[:, None, None, None], self.config.depth_prior, fill(log_depth, known)), known
 
-    def _patchify(self, x: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v l p"]:
+    def _tokens(self, stream: str, x: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v l d"]:
         p = self.config.patch
-        return rearrange(x, "b v c (y p) (x q) -> b v (y x) (c p q)", p=p, q=p)
+        tokens = self.patches[stream](rearrange(x, "b v c (y p) (x q) -> b v (y x) (c p q)", p=p, q=p))
+        if self.config.positions is None:
+            return tokens
+        table, size = self.positions[stream][None], (x.shape[-2] // p, x.shape[-1] // p)
+        if table.shape[-2:] != size:
+            table = F.interpolate(table, size, mode="bilinear", align_corners=False)
+        return tokens + rearrange(table, "1 d y x -> (y x) d")
+
+    def _read(self, prompts: list[str]) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
+        """Text tokens in the network's width and a mask of the real ones. The empty prompt is one token of zeros, for
+        which no encoder is needed."""
+        c = self.config
+        if c.text == "words":
+            tokens, mask = self.words(prompts)
+        elif any(prompts):
+            encoder = self._frozen("text", lambda: load_text(c.text, _path(c.text_weights), self.text.weight.device))
+            with torch.no_grad():
+                tokens, mask = encoder(prompts)
+            empty = torch.tensor([not p for p in prompts], device=mask.device)
+            tokens = torch.where(empty[:, None, None], 0.0, tokens)
+            mask = torch.where(empty[:, None], torch.arange(mask.shape[1], device=mask.device) == 0, mask)
+        else:
+            tokens = torch.zeros(len(prompts), 1, c.text_width, device=self.text.weight.device)
+            mask = torch.ones(len(prompts), 1, dtype=torch.bool, device=tokens.device)
+        return self.text(tokens), mask
+
+    def _frozen(self, name: str, load: Callable[[], nn.Module]) -> nn.Module:
+        if name not in self.frozen:
+            self.frozen[name] = load()
+        return self.frozen[name]
 
     def losses(self, views: Views, group: str, generator: torch.Generator) -> dict[str, Tensor]:
-        """L_recon on clean and novel views, L_FM on rendered noisy views, L_depth; see PixWorldRecipe.
+        """All terms of `losses.py` on one batch, weighted; see PixWorldRecipe.
 
-        views: ordered frames of b scenes, with depth and captions; the split is drawn from `generator`.
+        views: ordered frames of b scenes, with captions and, where known, depth. The split into seen and novel, clean
+        and noisy views is drawn from `generator` first: all ranks of a run take the same branch.
         """
         r = self.config.recipe
-        device = views.images.device
-        generative = _draw({True: r.generative, False: 1 - r.generative}, generator)
-        count = r.generated_views if generative else _draw(r.contexts, generator)
-        n_clean = _draw(r.clean, generator) if generative else count
-        order = torch.randperm(len(views), generator=generator)
-        seen, novel = order[:count], order[count : count + r.novel]
-
+        split = draw_split(len(views), r, generator)
         prompts = [
             "" if torch.rand((), generator=generator) < r.text_drop else caption for caption in views.text or ()
         ] or [""] * len(views.images)
+        b, device = len(views.images), views.images.device
+        t = torch.ones(b, device=device)
         clean = noisy = None
-        if n_clean:
-            clean = views.select(seen[:n_clean])
-            clean = replace(clean, depth=sparse_hints(clean.depth, r, generator))
-        if n_clean < count:
-            target = views.select(seen[n_clean:])
+        if len(split.clean):
+            clean = views.select(split.clean)
+            if clean.depth is not None:
+                clean = replace(clean, depth=sample_hints(clean.depth, r, generator))
+        if len(split.noisy):
+            target = views.select(split.noisy)
             x = diffusion.to_signal(target.images)
-            t = diffusion.sample_t(len(x), generator).to(device)
+            t = diffusion.sample_t(b, generator).to(device)
             noise = torch.randn(x.shape, generator=generator).to(device)
             noisy = Noisy(diffusion.add_noise(x, noise, t), t, target.cameras)
 
         prediction = self.predict(clean, noisy, prompts)
-        # All noisy views are rendered (they carry the flow-matching loss), one clean view, and the novel ones; the
-        # latter fewer when there are noisy ones, to keep the cost of a step even.
-        rendered_clean = seen[:1] if n_clean else seen[:0]
-        novel = novel if noisy is None else novel[:1]
-        index = torch.cat([seen[n_clean:], rendered_clean, novel])
-        shown = views.select(index)
+        shown_clean = split.clean[: r.rendered_clean]
+        shown = views.select(torch.cat([split.noisy, shown_clean, split.novel]))
         rgb = diffusion.to_signal(render(prediction.gaussians, shown.cameras, eps2d=self.config.eps2d).rgb)
         truth = diffusion.to_signal(shown.images)
+        sizes = [len(split.noisy), len(shown_clean), len(split.novel)]
+        (noisy_rgb, clean_rgb, novel_rgb), (_, clean_truth, novel_truth) = rgb.split(sizes, 1), truth.split(sizes, 1)
 
-        n_noisy = count - n_clean
-        terms = {"recon": photometric(rgb[:, n_noisy:], truth[:, n_noisy:])}
+        terms = {}
+        if clean is not None:
+            terms["recon"] = r.recon_weight * photometric(clean_rgb, clean_truth)
+        if len(split.novel):
+            terms["novel"] = r.novel_weight * photometric(novel_rgb, novel_truth)
         if noisy is not None:
-            colour = prediction.colour[:, n_clean:]
-            terms["flow"] = r.flow_weight * flow_matching(rgb[:, :n_noisy], x, noisy.x_t, noisy.t, r.time_floor)
-            terms["colour"] = r.colour_weight * flow_matching(colour, x, noisy.x_t, noisy.t, r.time_floor)
-        if views.depth is not None:
-            terms["depth"] = r.depth_weight * log_depth_huber(prediction.depth, views.select(seen).depth)
+            flow = flow_matching(noisy_rgb, x, noisy.x_t, t, r.time_floor, r.flow_from)
+            terms["flow"] = r.flow_weight * flow
+            if r.colour_weight:
+                colour = prediction.colour[:, len(split.clean) :]
+                terms["colour"] = r.colour_weight * flow_matching(colour, x, noisy.x_t, t, r.time_floor)
+        if views.depth is not None and r.depth_weight:
+            seen = views.select(torch.cat([split.clean, split.noisy]))
+            terms["depth"] = r.depth_weight * log_depth_huber(prediction.depth, seen.depth)
+        judged = slice(0, r.judged or b)
+        rgb, truth, t = rgb[judged], truth[judged], t[judged]
+        if r.perceptual_weight:
+            distance = self._frozen("perceptual", lambda: load_perceptual(r.perceptual, device=device))
+            terms["perceptual"] = r.perceptual_weight * perceptual(rgb, truth, t, r.gate, distance)
+        if r.geometry_weight:
+            critic = self._frozen("geometry", lambda: load_geometry(r.geometry, _path(r.critic_weights), device))
+            features = functools.partial(critic, cameras=shown.cameras[judged])
+            terms["geometry"] = r.geometry_weight * geometry_perception(rgb, truth, t, r.gate, features)
         return terms
 
     @torch.inference_mode()
     def infer(self, task: Task, on_step: OnStep) -> Scene:
         """Clean views only: one forward pass. With targets: Euler steps in which each step's x̂ is the render of the
-        predicted Gaussians; the clean views stay pinned. The result is deterministic in `task.seed`."""
+        predicted Gaussians; the clean views stay pinned. The result is deterministic in `task.seed`.
+
+        `on_step` hears of every step with its x̂ [v 3 h w] in 0..1.
+        """
         if task.clean is None and task.targets is None:
             raise InputError("there is nothing to work from: give photos, or cameras to generate")
         clean = None if task.clean is None else _batched(task.clean)
@@ -196,23 +248,48 @@ class PixWorld(Method):
         targets = replace(task.targets, c2w=task.targets.c2w[None], K=task.targets.K[None])
         shape = (1, len(targets), 3, targets.height, targets.width)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(task.seed)).to(targets.c2w.device)
-        gaussians = None
+        gaussians, step = None, 0
+
+        def preview(i: int, n: int, x_hat: Tensor) -> None:
+            on_step(i, n, diffusion.to_images(x_hat[0]).clamp(0, 1))
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            nonlocal gaussians
+            nonlocal gaussians, step
+            step += 1
             noisy = Noisy(x_t, t, targets)
             gaussians = self.predict(clean, noisy, [task.prompt]).gaussians
             x_hat = diffusion.to_signal(render(gaussians, targets, eps2d=self.config.eps2d).rgb)
-            if task.prompt and task.guidance != 1:
+            # Not in the last step: what is returned are the Gaussians of these very images.
+            if task.prompt and task.guidance != 1 and step < task.steps:
                 free = self.predict(clean, noisy, [""]).gaussians
                 free = diffusion.to_signal(render(free, targets, eps2d=self.config.eps2d).rgb)
                 x_hat = diffusion.guide(x_hat, free, task.guidance)
             return x_hat
 
-        x = diffusion.euler(predict, noise, task.steps, on_step)
+        x = diffusion.euler(predict, noise, task.steps, preview)
         generated = Views(diffusion.to_images(x[0]).clamp(0, 1), task.targets)
         shown = generated if task.clean is None else Views.cat([replace(task.clean, depth=None, mask=None), generated])
         return Scene(gaussians[0], shown)
+
+
+class Split(NamedTuple):
+    """Indices of a step's views."""
+
+    clean: Int[Tensor, " c"]
+    noisy: Int[Tensor, " n"]
+    novel: Int[Tensor, " m"]  # not seen
+
+
+def draw_split(views: int, recipe: PixWorldRecipe, generator: torch.Generator) -> Split:
+    """Which of `views` frames are clean, noisy and novel in a step. Scenes of few views have fewer of each."""
+    r = recipe
+    generative = bool(_draw({True: r.generative, False: 1 - r.generative}, generator))
+    count = min(_draw(r.generated_views if generative else r.contexts, generator), views)
+    clean = min(_draw(r.clean, generator), count - 1) if generative else count
+    low, high = r.generative_novel if generative else r.novel
+    novel = int(torch.randint(low, high + 1, (), generator=generator))
+    order = torch.randperm(views, generator=generator)
+    return Split(order[:clean], order[clean:count], order[count : count + novel])
 
 
 def scene_unit(clean: Views | None, cameras: Cameras) -> Float[Tensor, " b"]:
@@ -254,22 +331,34 @@ def fill(values: Float[Tensor, "b v h w"], known: Bool[Tensor, "b v h w"]) -> Fl
     return filled
 
 
-def sparse_hints(
+def sample_hints(
     depth: Float[Tensor, "b v h w"], recipe: PixWorldRecipe, generator: torch.Generator
 ) -> Float[Tensor, "b v h w"]:
-    """Keep a few pixels of exact depth, noisy and with outliers, like the points of structure from motion."""
-    b, _, h, w = depth.shape
+    """Keep some pixels of exact depth, noisy and with outliers: a few, as structure from motion knows them, or patches
+    of many, as stereo does; nothing for a share of the scenes."""
+    b, v, h, w = depth.shape
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
     low, high = recipe.hint_counts
-    count = low * (high / low) ** torch.rand(b, generator=generator)
-    share = torch.where(torch.rand(b, generator=generator) < recipe.hints, count / (h * w), 0.0)
-    uniform, wild, normal = (
-        torch.rand(depth.shape, generator=generator),
-        torch.rand(depth.shape, generator=generator),
-        torch.randn(depth.shape, generator=generator),
-    )
-    factor = torch.exp(torch.where(wild < recipe.hint_outliers, 0.5, recipe.hint_noise) * normal)
-    keep = uniform < share[:, None, None, None]
+    sparse = uniform(b, v, h, w) < (low * (high / low) ** uniform(b, 1, 1, 1)) / (h * w)
+    # Patches: a smooth random field, cut at the level that leaves the share that is wanted.
+    field = F.interpolate(uniform(b, v, h // 8 + 1, w // 8 + 1), (h, w), mode="bilinear") + 0.2 * uniform(b, v, h, w)
+    low, high = recipe.dense_share
+    rank = field.flatten(2).argsort(-1).argsort(-1).reshape(b, v, h, w) / (h * w)
+    patches = rank < low + (high - low) * uniform(b, v, 1, 1)
+
+    dense = uniform(b, 1, 1, 1) < recipe.dense_hints
+    keep = torch.where(dense, patches, sparse) & (uniform(b, 1, 1, 1) < recipe.hints)
+    noise = torch.where(dense, recipe.dense_noise, recipe.hint_noise)
+    noise = torch.where(uniform(b, v, h, w) < recipe.hint_outliers, 0.5, noise)
+    factor = torch.exp(noise * torch.randn(b, v, h, w, generator=generator))
     return torch.where(keep.to(depth.device), depth * factor.to(depth), 0.0)
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def _batched(views: Views) -> Views:

@@ -1,4 +1,5 @@
-"""Held-out measurement: novel views of scenes whose every frame is known."""
+"""Held-out measurement. Here: novel views of scenes whose every frame is known, as the training loop measures itself;
+`run.py`: the protocols of `backend evaluate`, with baselines, poses and a table."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from pixworld.gaussians import Gaussians
 from pixworld.methods.base import Method
 from pixworld.metrics import psnr, ssim
 from pixworld.render import render
+from pixworld.view_choice import nearest
 from pixworld.views import Task, Views
 
 # Depth that the clean views carry into the model, from exact depth [v h w].
@@ -41,11 +43,7 @@ def point_hints(points: int, seed: int = 0) -> Hints:
 def nearest_views(views: Views, context: Sequence[int], targets: Sequence[int]) -> Float[Tensor, "b v 3 h w"]:
     """The baseline: each target is the context photo whose camera is nearest in position, or, at equal distance, in
     viewing direction."""
-    c2w = views.cameras.c2w
-    distance = torch.cdist(c2w[:, targets, :3, 3], c2w[:, context, :3, 3])
-    scale = distance.amax((1, 2), keepdim=True).clamp_min(1e-9)
-    turn = 1 - c2w[:, targets, :3, 2] @ c2w[:, context, :3, 2].mT
-    best = (distance / scale + turn).argmin(-1)
+    best = nearest(views.cameras.select(targets), views.cameras.select(context))
     images = views.images[:, context]
     return images.gather(1, best[..., None, None, None].expand(-1, -1, *images.shape[2:]))
 

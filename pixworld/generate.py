@@ -1,0 +1,251 @@
+"""A prompt, images or both in, a scene out: which cameras are clean, which are generated, and one call of the method.
+
+Where the images are: at the cameras of a file that are named like them; a single image that none is named like, at the
+file's first camera; without a file, a single image at the origin, several where structure from motion finds them.
+
+Where is generated: at the file's other cameras; else along a trajectory around the first image, or, for several images,
+along the way through them. The views are spread: each is as far as can be from the images and from one another.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pixworld.cameras import Cameras
+from pixworld.checkpoint import load_checkpoint
+from pixworld.files import image_to_tensor
+from pixworld.photos import resize_photo
+from pixworld.poses import poses_from_cameras, poses_from_photos
+from pixworld.reconstruct import choose_device, model_shape, model_view
+from pixworld.trajectories import TRAJECTORIES, at, interpolate
+from pixworld.view_choice import farthest_points
+from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Scene, Task, Views
+
+# Called with (stage, step, steps) as the work goes on; it may raise Cancelled.
+OnProgress = Callable[[str, int, int], None]
+# Called after every step with what the generated views look like so far, [v 3 h w] in 0..1.
+OnPreview = Callable[[Tensor], None]
+
+FRAMES = 96  # of the path that a video shows, at least
+TEXT_SIZE = 1000, 1500  # height and width of which only the ratio counts, where there is neither image nor camera
+OVERSAMPLE = 4  # photos are kept at so many times the model's size until they are cut to shape
+RANGES = {"views": (1, 64), "size": (16, 4096), "steps": (1, 1000), "guidance": (0, 100), "fov": (5, 150)}
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What to generate; the fields are the CLI's flags."""
+
+    prompt: str = ""
+    trajectory: Literal["orbit", "arc", "dolly", "spiral"] | None = None
+    views: int = 8  # that are generated, besides the images; all cameras of a file that has fewer
+    size: int | None = None  # short side in pixels; None is that of the model's training
+    steps: int = 20  # of Euler
+    guidance: float = 1.0
+    fov: float = 60.0  # degrees across the long side, where neither EXIF nor a camera tells
+    seed: int = 0
+    checkpoint: Path | None = None  # None is the one that ships with the package
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class Generation:
+    scene: Scene  # on the CPU; its views are the images, then what was generated
+    given: int  # how many are images
+    path: Cameras  # for a video
+    eps2d: float  # low-pass that the model renders with, px²
+    report: dict[str, Any]  # what report.json holds
+
+
+def generate(
+    photos: Sequence[Photo],
+    cameras: Sequence[NamedCamera] | None,
+    options: GenerateOptions,
+    on_progress: OnProgress,
+    on_preview: OnPreview | None = None,
+) -> Generation:
+    """Generate a scene from photos (the first one leads), a prompt or both; `cameras` are those of a file.
+
+    Raises InputError when the input cannot be used, Cancelled when told to. The result depends on the input, the
+    checkpoint and the seed alone.
+    """
+    began = time.monotonic()
+    _check(photos, cameras, options)
+    device = choose_device(options.device)
+    model, checkpoint = load_checkpoint(options.checkpoint, device)
+    size, patch = options.size or model.config.size, model.config.patch
+
+    posed, others = place(photos, list(cameras or []), options, OVERSAMPLE * size, on_progress)
+    places = [p.views.cameras for p in posed] or others or [_pinhole(*TEXT_SIZE, _focal_px(TEXT_SIZE[1], options.fov))]
+    shape = model_shape(places[0], size, patch)
+    seen = [_framed(p, shape) for p in posed]
+    others = [_framed_camera(c, shape) for c in others]
+    first = _framed_camera(places[0], shape)
+    path, targets = plan([v.cameras for v in seen], others, first, _distance(posed, others), options)
+
+    clean = Views.cat(seen) if seen else None
+    if clean is not None and not (clean.depth > 0).any():
+        clean = replace(clean, depth=None)
+
+    def on_step(step: int, steps: int, image: Tensor | None) -> None:
+        on_progress("generate", step, steps)
+        if on_preview is not None and image is not None:
+            on_preview(image)
+
+    task = Task(
+        None if clean is None else clean.to(device),
+        targets.to(device),
+        options.prompt,
+        options.seed,
+        options.steps,
+        options.guidance,
+    )
+    scene = model.infer(task, on_step)
+    scene = replace(scene, gaussians=scene.gaussians.detach().to("cpu"), views=scene.views.to("cpu"))
+    report = {
+        "prompt": options.prompt,
+        "images": [p.name for p in posed],
+        "method": model.config.method,
+        "checkpoint": checkpoint,
+        "seed": options.seed,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "size": list(shape),
+        "generated": len(targets),
+        "path": options.trajectory or ("cameras" if others else "arc" if len(posed) < 2 else "images"),
+        "gaussians": len(scene.gaussians),
+        "seconds": round(time.monotonic() - began, 2),
+    }
+    return Generation(scene, len(posed), path, model.config.eps2d, report)
+
+
+def place(
+    photos: Sequence[Photo],
+    cameras: Sequence[NamedCamera],
+    options: GenerateOptions,
+    size: int,
+    on_progress: OnProgress,
+) -> tuple[list[PosedPhoto], list[Cameras]]:
+    """The photos at their cameras, short side at most `size`, in their order; and the other cameras. Raises InputError
+    when a photo has no place."""
+    own = {p.name: _camera_of(p, cameras) for p in photos}
+    if cameras and len(photos) == 1 and own[photos[0].name] is None:
+        opening = _opening_camera(photos[0], cameras[0].cameras, options.fov)
+        return [_posed(photos[0], opening, size)], [c.cameras for c in cameras[1:]]
+    lost = [name for name, camera in own.items() if camera is None]
+    if cameras and lost:
+        raise InputError(f"no camera is named like the image {lost[0]}; name one so in the file, or give one image.")
+    names = {camera.name for camera in own.values() if camera is not None}
+    others = [c.cameras for c in cameras if c.name not in names]
+    if len(photos) < 2:
+        places = [own[p.name].cameras if cameras else _photo_camera(p, options.fov) for p in photos]
+        return [_posed(p, camera, size) for p, camera in zip(photos, places)], others
+    if cameras:
+        found = poses_from_cameras(photos, cameras, size, seed=options.seed, on_progress=on_progress).photos
+    else:
+        found, unposed, _ = poses_from_photos(photos, size, seed=options.seed, on_progress=on_progress)
+        if unposed:
+            name, reason = unposed[0]
+            raise InputError(f"no camera was found for {name} ({reason}); leave it out, or give --cameras.")
+    by_name = {p.name: p for p in found}
+    return [by_name[p.name] for p in photos], others
+
+
+def plan(
+    seen: Sequence[Cameras], others: Sequence[Cameras], first: Cameras, distance: float, options: GenerateOptions
+) -> tuple[Cameras, Cameras]:
+    """The path of the video, and the cameras that are generated."""
+    if others and options.trajectory is None:
+        given = Cameras.cat(list(others))
+        last = len(given) - 1
+        chosen = torch.linspace(0, last, min(options.views, len(given))).round().long()
+        return at(given, torch.linspace(0, last, max(FRAMES, len(given)))), given.select(chosen)
+    if options.trajectory is None and len(seen) > 1:
+        path = interpolate(Cameras.cat(list(seen)), FRAMES)
+    else:
+        path = TRAJECTORIES[options.trajectory or "arc"](first, distance, FRAMES)
+    taken = Cameras.cat(list(seen)) if seen else None
+    return path, path.select(farthest_points(path, options.views, taken))
+
+
+def _check(photos: Sequence[Photo], cameras: Sequence[NamedCamera] | None, options: GenerateOptions) -> None:
+    for name, (low, high) in RANGES.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise InputError(f"{name} is {value}; choose a number from {low} to {high}.")
+    if not photos and not options.prompt:
+        raise InputError("there is nothing to generate from; give --prompt, --image or both.")
+    if cameras is not None and not cameras:
+        raise InputError("the camera file names no camera; give one that does, or a --trajectory.")
+
+
+def _camera_of(photo: Photo, cameras: Sequence[NamedCamera]) -> NamedCamera | None:
+    return next((c for c in cameras if c.name in (photo.name, Path(photo.name).stem)), None)
+
+
+def _photo_camera(photo: Photo, fov: float) -> Cameras:
+    """A camera at the origin of a photo, its focal length that of the EXIF where it tells."""
+    height, width = photo.image.shape[:2]
+    return _pinhole(height, width, photo.focal_px or _focal_px(max(height, width), fov))
+
+
+def _opening_camera(photo: Photo, camera: Cameras, fov: float) -> Cameras:
+    """Where a path begins, with the lens of the photo: that of its EXIF, else of the path if of the photo's aspect."""
+    height, width = photo.image.shape[:2]
+    if photo.focal_px is None and abs(camera.height * width / (camera.width * height) - 1) < 0.02:
+        return camera.resize(height, width)
+    return replace(_photo_camera(photo, fov), c2w=camera.c2w)
+
+
+def _focal_px(side: int, fov: float) -> float:
+    """Of a field of view in degrees across a side in pixels."""
+    return side / 2 / math.tan(math.radians(fov) / 2)
+
+
+def _pinhole(height: int, width: int, focal_px: float) -> Cameras:
+    K = torch.tensor([[focal_px, 0, width / 2], [0, focal_px, height / 2], [0, 0, 1]])[None]
+    return Cameras(torch.eye(4)[None], K, height, width)
+
+
+def _posed(photo: Photo, camera: Cameras, size: int) -> PosedPhoto:
+    image, camera = resize_photo(photo.image, camera.resize(*photo.image.shape[:2]), size)
+    return PosedPhoto(photo.name, Views(image_to_tensor(image)[None], camera), torch.zeros(0, 3))
+
+
+def _window(height: int, width: int, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the largest central window of about the aspect of `shape`. All of the image when
+    its own aspect is as near as rounding to patches takes it."""
+    aspect = shape[1] / shape[0]
+    if abs(math.log(width / height / aspect)) < 0.1:
+        return 0, 0, height, width
+    h, w = min(height, round(width / aspect)), min(width, round(height * aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _framed_camera(camera: Cameras, shape: tuple[int, int]) -> Cameras:
+    return camera.crop(*_window(camera.height, camera.width, shape)).resize(*shape)
+
+
+def _framed(photo: PosedPhoto, shape: tuple[int, int]) -> Views:
+    """A photo at the size that is generated, with its points as sparse depth."""
+    views = photo.views
+    top, left, h, w = _window(views.cameras.height, views.cameras.width, shape)
+    cut = Views(views.images[..., top : top + h, left : left + w], views.cameras.crop(top, left, h, w))
+    return model_view(replace(photo, views=cut), *shape)
+
+
+def _distance(posed: Sequence[PosedPhoto], others: Sequence[Cameras]) -> float:
+    """To what the first view looks at: the median depth of its points; else the extent of the cameras; else 1."""
+    if posed and len(posed[0].points):
+        return posed[0].views.cameras.project(posed[0].points)[1].median().item()
+    places = torch.cat([*(p.views.cameras.positions for p in posed), *(c.positions for c in others), torch.zeros(0, 3)])
+    extent = (places - places[:1]).norm(dim=-1).max().item() if len(places) else 0.0
+    return extent if extent > 1e-6 else 1.0

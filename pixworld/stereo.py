@@ -1,0 +1,187 @@
+"""Dense depth of posed photos by plane-sweep stereo: the matching cue that a small network does not find by itself.
+
+Each photo is compared with its neighbours at a sweep of depths (Collins 1996, "A space-sweep approach to true
+multi-image matching"), by normalised cross-correlation of windows: coarsely over the whole range that the scene's points
+span, then around the winner at twice the size. A depth counts where the neighbours' own depths confirm it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pixworld.cameras import Cameras
+from pixworld.views import PosedPhoto
+
+SIZE = 144  # short side of the finest level, pixels
+LEVELS = 2  # each twice as large as the one before
+SWEEP = 48  # depths of the coarse sweep, even in log depth
+REFINE = (-2, -1, 0, 1, 2)  # depths around the winner at the next level, in steps of 0.6 of the level before
+WINDOW = 5  # pixels, at the coarsest level; 2 more from the next on
+NEIGHBOURS = 4  # photos that each is compared with
+TOLERANCE = 0.03  # relative, by which a neighbour's depth may differ and still confirm
+FLAT = 1e-4  # variance of grey values, 0..1, that counts as no texture
+
+
+@torch.no_grad()
+def match(
+    photos: Sequence[PosedPhoto], on_progress: Callable[[str, int, int], None] = lambda *_: None
+) -> list[PosedPhoto]:
+    """The photos with `stereo` [1 h w] at a short side of SIZE or less: z where it is confirmed, 0 elsewhere.
+
+    Depths are sought in the range of the points that each photo sees; a photo without any is left as it is.
+    """
+    seeing = [p for p in photos if len(p.points)]
+    if len(seeing) < 2:
+        return list(photos)
+    sources = neighbours(Cameras.cat([p.views.cameras.resize(1, 1) for p in seeing]), NEIGHBOURS)
+    ranges = [_log_range(p) for p in seeing]
+    widest = max(high - low for low, high in ranges)
+    logs = [torch.full((1, 1, 1), (low + high) / 2) for low, high in ranges]
+    offsets = torch.linspace(-widest / 2, widest / 2, SWEEP)
+    for level in range(LEVELS):
+        sizes = [_level_size(p.views.cameras, level) for p in seeing]
+        grey = [_resize(p.views.images, *s).mean(1, keepdim=True) for p, s in zip(seeing, sizes)]
+        cameras = [p.views.cameras.resize(*s) for p, s in zip(seeing, sizes)]
+        logs = [_median(_resize(x[None], *s)[0]) for x, s in zip(logs, sizes)]
+        window = WINDOW + 2 * min(level, 1)
+        swept = []
+        for i, log_depth in enumerate(logs):
+            on_progress("stereo", level * len(seeing) + i, LEVELS * len(seeing))
+            others = [(grey[j], cameras[j]) for j in sources[i]]
+            swept.append(sweep(grey[i], cameras[i], others, log_depth, offsets, window))
+        logs = swept
+        offsets = torch.tensor(REFINE) * 0.6 * (offsets[1] - offsets[0])
+    needed = min(2, len(seeing) - 1)
+    depth = {}
+    for i, photo in enumerate(seeing):
+        others = [(logs[j], cameras[j]) for j in sources[i]]
+        sure = confirmations(logs[i], cameras[i], others) >= needed
+        depth[photo.name] = torch.where(sure, logs[i].exp(), 0.0)
+    on_progress("stereo", LEVELS * len(seeing), LEVELS * len(seeing))
+    return [replace(p, stereo=depth.get(p.name)) for p in photos]
+
+
+def sweep(
+    grey: Float[Tensor, "1 1 h w"],
+    cameras: Cameras,
+    sources: Sequence[tuple[Float[Tensor, "1 1 h2 w2"], Cameras]],
+    log_depth: Float[Tensor, "1 h w"],
+    offsets: Float[Tensor, " d"],
+    window: int,
+) -> Float[Tensor, "1 h w"]:
+    """The log depth among log_depth + offsets (evenly spaced) at which the view looks most like its sources; between
+    the offsets by the parabola through the winner and its neighbours. `cameras` are of one view each."""
+    depth = torch.exp(log_depth + offsets[:, None, None])
+    # The two best sources count at a pixel: the others may not see it.
+    best = second = None
+    for source in sources:
+        score = correlation(grey, cameras, *source, depth, window)
+        if best is None:
+            best = second = score
+        else:
+            last = torch.minimum(best, score)
+            second = last if second is best else torch.maximum(second, last)
+            best = torch.maximum(best, score)
+    scores = best + second
+    winner = scores.argmax(0)
+    inner = winner.clamp(1, len(offsets) - 2)
+    before, at, after = (scores.gather(0, (inner + k)[None])[0] for k in (-1, 0, 1))
+    bend = (before - 2 * at + after).clamp_max(-1e-4)
+    shift = torch.where(winner == inner, (0.5 * (before - after) / bend).clamp(-0.5, 0.5), 0.0)
+    return log_depth + offsets[winner] + shift * (offsets[1] - offsets[0])
+
+
+def correlation(
+    grey: Float[Tensor, "1 1 h w"],
+    cameras: Cameras,
+    source: Float[Tensor, "1 1 h2 w2"],
+    source_cameras: Cameras,
+    depth: Float[Tensor, "d h w"],
+    window: int,
+) -> Float[Tensor, "d h w"]:
+    """Normalised cross-correlation, -1..1, of each window of the view with what the source shows if the pixel lies at
+    each depth (z); -1 where the source does not see it."""
+    column, row, z = _seen_at(cameras, source_cameras, depth)
+    grid = torch.stack([2 * column / source_cameras.width - 1, 2 * row / source_cameras.height - 1], dim=-1)
+    inside = (z > 0) & (grid.abs().amax(-1) < 1)
+    shown = F.grid_sample(source.expand(len(depth), -1, -1, -1), grid, padding_mode="border", align_corners=False)
+    mean_a, mean_b = _box(grey, window), _box(shown, window)
+    var_a = _box(grey * grey, window) - mean_a**2
+    var_b = _box(shown * shown, window) - mean_b**2
+    covariance = _box(grey * shown, window) - mean_a * mean_b
+    score = covariance * torch.rsqrt((var_a.clamp_min(0) + FLAT) * (var_b.clamp_min(0) + FLAT))
+    return torch.where(inside, score[:, 0], -1.0)
+
+
+def confirmations(
+    log_depth: Float[Tensor, "1 h w"], cameras: Cameras, others: Sequence[tuple[Float[Tensor, "1 h2 w2"], Cameras]]
+) -> Int[Tensor, "1 h w"]:
+    """How many other views put each pixel's point at the depth that they found there themselves."""
+    count = torch.zeros_like(log_depth, dtype=torch.long)
+    for theirs, other in others:
+        column, row, z = _seen_at(cameras, other, log_depth.exp())
+        inside = (z > 0) & (column >= 0) & (column < other.width) & (row >= 0) & (row < other.height)
+        found = theirs[0][row.long().clamp(0, other.height - 1), column.long().clamp(0, other.width - 1)]
+        count += inside & ((torch.log(z.clamp_min(1e-9)) - found).abs() < TOLERANCE)
+    return count
+
+
+def _seen_at(cameras: Cameras, other: Cameras, depth: Float[Tensor, "d h w"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Column, row and z in another view, each [d h w], of the pixels' points at the depths."""
+    origin, directions = cameras.rays()  # [1 h w 3]; a point is origin + z direction
+    projection = other.K[0] @ other.w2c[0, :3]
+    slope = directions[0] @ projection[:, :3].T  # [h w 3]
+    start = origin[0] @ projection[:, :3].T + projection[:, 3]
+    x, y, z = (start[..., k] + depth * slope[..., k] for k in range(3))
+    return x / z.clamp_min(1e-9), y / z.clamp_min(1e-9), z
+
+
+def neighbours(cameras: Cameras, count: int) -> list[list[int]]:
+    """For each camera [v] the nearest others in position and viewing direction."""
+    offset = torch.cdist(cameras.positions, cameras.positions)
+    forward = cameras.c2w[:, :3, 2]
+    distance = offset / offset.max().clamp_min(1e-9) + 1 - forward @ forward.T
+    distance.fill_diagonal_(torch.inf)
+    return distance.argsort(dim=1)[:, : min(count, len(distance) - 1)].tolist()
+
+
+def _log_range(photo: PosedPhoto) -> tuple[float, float]:
+    """Log depth of the points that a photo sees, without the outermost ones, and a margin around."""
+    _, z = photo.views.cameras.project(photo.points)
+    z = z[z > 0].log()
+    low, high = z.quantile(0.02).item(), z.quantile(0.98).item()
+    return low - 0.15, high + 0.3
+
+
+def _level_size(cameras: Cameras, level: int) -> tuple[int, int]:
+    short = min(cameras.height, cameras.width)
+    scale = min(SIZE, short) / short / 2 ** (LEVELS - 1 - level)
+    return round(cameras.height * scale), round(cameras.width * scale)
+
+
+def _resize(x: Float[Tensor, "n c h w"], height: int, width: int) -> Float[Tensor, "n c h2 w2"]:
+    return F.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _median(x: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+    """Of 3 x 3 pixels: a lone wrong winner would lead the next level astray."""
+    patches = F.unfold(F.pad(x[None], (1, 1, 1, 1), mode="replicate"), 3)
+    return patches.median(dim=1).values.reshape(x.shape)
+
+
+def _box(x: Float[Tensor, "n 1 h w"], window: int) -> Float[Tensor, "n 1 h w"]:
+    """Mean over a square window; the border repeats. Shifted sums: torch's pooling takes several times as long here."""
+    half = window // 2
+    for dim, pad in ((-2, (0, 0, half, half)), (-1, (half, half, 0, 0))):
+        padded, size = F.pad(x, pad, mode="replicate"), x.shape[dim]
+        total = padded.narrow(dim, 0, size).clone()
+        for k in range(1, window):
+            total += padded.narrow(dim, k, size)
+        x = total / window
+    return x

@@ -1,0 +1,160 @@
+"""Two ranks by torchrun: they train as one does, and their checkpoints load anywhere, whenever they are killed.
+
+The ranks run this file as a program; one start of torchrun serves all tests.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pixworld.cameras import Cameras
+from pixworld.checkpoint import load_checkpoint
+from pixworld.data.bank import build_bank
+from pixworld.methods.base import Method
+from pixworld.training import checkpoints, loop, optimisers, settings, setup
+from pixworld.training.config import TrainConfig
+from pixworld.training.distributed import Ranks, place, process_group, whole
+from pixworld.views import InputError, Views
+
+STEPS = 12
+TINY = ["width=32", "depth=2", "heads=1", "size=16", "recipe.perceptual_weight=0"]
+TINY += ["batch=4", "warmup=2", "checkpoint_every=4", "gradient_checkpointing=blocks"]
+
+
+def train(folder: Path, name: str, **kwargs) -> None:
+    """A run of the tiny model; its validation, which is not what is tested here, is of one scene."""
+    loop.validation_scenes = lambda source: [source.views(len(source) - 1)]
+    loop.train("pixworld-tiny", str(folder / "bank"), folder / name, STEPS, overrides=TINY, **kwargs)
+
+
+class Plain(Method):
+    """A method without any chance in its losses: there, two ranks must do just what one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(3, 16)
+        self.blocks = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def losses(self, views, group, generator):
+        x = self.into(views.images.movedim(-3, -1))
+        for block in self.blocks:
+            x = x + block(x).tanh()
+        return {"recon": (x - views.images.mean()).square().mean()}
+
+
+def train_plain(ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Weights and average after some steps, with a batch of 4 shared by the ranks."""
+    torch.manual_seed(0)
+    model, run = Plain(), TrainConfig(warmup=0, decay=0.0, clip=0.05)
+    place(model, ranks)
+    moments = optimisers.make_optimisers(model, run)
+    ema = {name: x.detach().clone() for name, x in model.state_dict().items()}
+    for step in range(5):
+        images = torch.rand(4, 2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+        images = images[ranks.rank * 4 // ranks.world :][: 4 // ranks.world]
+        cameras = Cameras(torch.zeros(len(images), 2, 4, 4), torch.zeros(len(images), 2, 3, 3), 8, 8)
+        loop.train_step(model, moments, Views(images, cameras), run, step)
+        optimisers.update_ema(ema, model, run.ema, step)
+    state = model.state_dict() | {f"ema.{name}": x for name, x in ema.items()}
+    return {name: whole(x).clone() for name, x in state.items()}
+
+
+def main(folder: Path) -> None:
+    """What both ranks do: plain steps; the rest of one rank's run; a run of their own, killed in its last save."""
+    with process_group() as ranks:
+        weights = train_plain(ranks)
+        if ranks.first:
+            torch.save(weights, folder / "plain.pt")
+    train(folder, "one", resume=True)
+    write = checkpoints.dcp.save
+
+    def killed(state, checkpoint_id):
+        write(state, checkpoint_id=checkpoint_id)
+        if f"{STEPS:07d}" in checkpoint_id.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints.dcp.save = killed
+    train(folder, "two")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folder of the runs "straight" (one rank), "one" (one rank up to step 8, then two), "two" (two, killed in the
+    save of the last step)."""
+    folder = tmp_path_factory.mktemp("runs")
+    build_bank(folder / "bank", setup.VALIDATION_SCENES + 8, seed=5, height=16, width=24, workers=1)
+    train(folder, "straight")
+    shutil.copytree(folder / "straight", folder / "one")
+    (folder / "one" / "checkpoints" / "latest").write_text("step-0000008\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+    result = subprocess.run([*command, folder], capture_output=True, text=True, timeout=280)
+    assert "SIGKILL" in result.stderr, result.stdout + result.stderr
+    return folder
+
+
+def curve(run):
+    """The sum of the loss terms a step."""
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == list(range(1, STEPS + 1))
+    return torch.tensor([sum(r.get(name, 0.0) for name in ("recon", "flow", "colour", "depth")) for r in records])
+
+
+def test_two_ranks_take_the_steps_of_one(runs):
+    one, two = train_plain(Ranks(0, 1, torch.device("cpu"))), torch.load(runs / "plain.pt", weights_only=True)
+    torch.manual_seed(0)
+    start = Plain().state_dict()
+    assert one.keys() == two.keys()
+    for name, x in one.items():
+        moved = (x - start[name.removeprefix("ema.")]).abs().max()
+        assert moved > 1e-4 and torch.allclose(x, two[name], rtol=0, atol=0.01 * moved), name
+
+
+def test_two_ranks_match_the_loss_curve_of_one(runs):
+    straight, two, one_then_two = (curve(runs / name) for name in ("straight", "two", "one"))
+    assert torch.equal(one_then_two[:8], straight[:8])
+    assert (two / straight).log().abs().max() < 0.5
+    assert (two.mean() / straight.mean()).log().abs() < 0.1
+
+
+def test_a_kill_in_mid_save_leaves_the_checkpoint_before(runs, tmp_path):
+    """And it, of two ranks, is continued by one."""
+    folder = runs / "two" / "checkpoints"
+    assert (folder / f".step-{STEPS:07d}" / ".metadata").exists()
+    assert sorted(f.name for f in folder.glob("[ls]*")) == ["latest", "step-0000004", "step-0000008"]
+    assert checkpoints.latest(runs / "two").name == "step-0000008"
+    train(runs, "two", resume=True)
+    assert checkpoints.latest(runs / "two").name == "step-0000012"
+    assert not list(folder.glob(".step*"))
+    curve(runs / "two")
+
+
+def test_every_tensor_of_two_ranks_is_read_by_one(runs):
+    """The run that two ranks ended: its averaged weights are those in weights/, which its first rank gathered."""
+    made = settings.load_settings(runs / "one")
+    model = made.method.build()
+    ema = {name: torch.full_like(x, torch.nan) for name, x in model.state_dict().items()}
+    state = checkpoints.training_state(model, ema, optimisers.make_optimisers(model, made.train))
+    assert checkpoints.load(checkpoints.latest(runs / "one"), state) == STEPS
+    weights = load_checkpoint(runs / "one" / "weights")[0].state_dict()
+    assert all(torch.equal(ema[name], x) for name, x in weights.items())
+    assert max(moments["step"] for moments in state["optimisers"]["model"].values() if "step" in moments) == STEPS
+    for name, x in state["model"].items():
+        start = torch.load(runs / "start.pt", weights_only=True)[name]
+        assert torch.equal(x, start) or 0 < (x - ema[name]).abs().max() < (x - start).abs().max(), name
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(InputError, match="batch of 4 cannot be shared by 3"):
+        setup.reader(range(99), settings.resolve("pixworld-tiny", "-", ["batch=4"]), Ranks(0, 3, torch.device("cpu")))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
