@@ -1,4 +1,5 @@
-"""The command line: `backend reconstruct | refine | render | convert | info | view | serve | train | doctor`."""
+"""The command line: `backend reconstruct | generate | refine | render | convert | info | view | serve | train | evaluate |
+doctor`."""
 
 from __future__ import annotations
 
@@ -12,9 +13,12 @@ import tyro
 
 from backend.client import BackendError
 from backend.convert import convert, info
+from backend.evaluate import evaluate
+from backend.generate import generate
 from backend.progress import Stages, interruptible
 from backend.protocol import DEFAULT_ADDRESS, ProtocolError
 from backend.refine import refine
+from backend.train import train
 from backend.viewer import view
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -117,27 +121,6 @@ def serve(bind: str = DEFAULT_ADDRESS, device: Device = "auto") -> None:
     run(bind, device)
 
 
-def train(
-    preset: str,
-    data: str,
-    out: Path,
-    steps: int | None = None,
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-) -> None:
-    """Train a model; checkpoints, log and sample sheets go to the run's folder.
-
-    Args:
-        preset: name of the model and its recipe, for example pixworld-small
-        data: "procedural", or the folder of a bank of scenes
-        out: folder of the run
-        steps: how many steps in all; the preset's own number without it
-        resume: continue the run in OUT
-    """
-    from pixworld.training.loop import train as run
-
-    run(preset, data, out, steps, resume)
-
-
 def doctor(build_gsplat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None:
     """Say what this machine has, what will be slow or missing, and the command that mends it.
 
@@ -151,6 +134,7 @@ def doctor(build_gsplat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) 
 
 COMMANDS = {
     "reconstruct": reconstruct,
+    "generate": generate,
     "refine": refine,
     "render": render,
     "convert": convert,
@@ -158,6 +142,7 @@ COMMANDS = {
     "view": view,
     "serve": serve,
     "train": train,
+    "evaluate": evaluate,
     "doctor": doctor,
 }
 

@@ -70,7 +70,7 @@ def match(
 def sweep(
     grey: Float[Tensor, "1 1 h w"],
     cameras: Cameras,
-    sources: Sequence[tuple[Float[Tensor, "1 1 h2 w2"], Cameras]],
+    sources: Sequence[tuple[Float[Tensor, "1 1 _ _"], Cameras]],
     log_depth: Float[Tensor, "1 h w"],
     offsets: Float[Tensor, " d"],
     window: int,
@@ -120,7 +120,7 @@ def correlation(
 
 
 def confirmations(
-    log_depth: Float[Tensor, "1 h w"], cameras: Cameras, others: Sequence[tuple[Float[Tensor, "1 h2 w2"], Cameras]]
+    log_depth: Float[Tensor, "1 h w"], cameras: Cameras, others: Sequence[tuple[Float[Tensor, "1 _ _"], Cameras]]
 ) -> Int[Tensor, "1 h w"]:
     """How many other views put each pixel's point at the depth that they found there themselves."""
     count = torch.zeros_like(log_depth, dtype=torch.long)

@@ -19,7 +19,7 @@ TOLERANCE = 0.08  # of log depth
 
 
 def in_the_way(
-    means: Float[Tensor, "n 3"], views: Sequence[tuple[Cameras, Float[Tensor, "h w"]]]
+    means: Float[Tensor, "n 3"], views: Sequence[tuple[Cameras, Float[Tensor, "_ _"]]]
 ) -> Bool[Tensor, " n"]:
     """True where a point hides what some view sees: it stands in front of the view's own depth by more than TOLERANCE.
 

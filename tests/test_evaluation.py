@@ -63,7 +63,7 @@ def save_bank(folder, scenes: list[Views]):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return PixWorldConfig(width=32, depth=1, heads=2, text_width=16, size=32).build().eval()
+    return PixWorldConfig(width=32, depth=1, heads=2, text="words", text_width=16, size=32).build().eval()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from pixworld.views import InputError, NamedCamera, Photo
 def weights(tmp_path):
     """A checkpoint of a tiny untrained model."""
     torch.manual_seed(0)
-    config = PixWorldConfig(width=32, depth=1, heads=2, text_width=16, size=16)
+    config = PixWorldConfig(width=32, depth=1, heads=2, text="words", text_width=16, size=16)
     save_checkpoint(tmp_path / "weights", config, config.build().state_dict())
     return tmp_path / "weights"
 

@@ -92,3 +92,8 @@ def place(model: nn.Module, ranks: Ranks) -> None:
 def whole(x: Tensor) -> Tensor:
     """A tensor in full, from all ranks' shares (a collective)."""
     return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def local(x: Tensor) -> Tensor:
+    """This rank's share of a tensor."""
+    return x.to_local() if isinstance(x, DTensor) else x

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pixworld.methods.base import Method
 from pixworld.training.config import TrainConfig
-from pixworld.training.distributed import Ranks, blocks
+from pixworld.training.distributed import Ranks, blocks, local
 from pixworld.views import InputError, Views
 
 PROBES = 4  # steps measured; they differ in what is drawn: numbers of views, image shape, noisy views or none
@@ -55,7 +55,7 @@ def _probe(model: Method, views: Views, generator: torch.Generator) -> tuple[flo
 
     def pack(x: Tensor) -> Tensor:
         if _storage(x) not in own:
-            saved[_storage(x)] = x.untyped_storage().nbytes()
+            saved[_storage(x)] = local(x).untyped_storage().nbytes()
         return x
 
     with FlopCounterMode(display=False) as counter:
@@ -68,7 +68,7 @@ def _probe(model: Method, views: Views, generator: torch.Generator) -> tuple[flo
 
 
 def _storage(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
+    return local(x).untyped_storage().data_ptr()
 
 
 def estimate(model: Method, run: TrainConfig, cost: Cost, ranks: Ranks) -> dict[str, int]:

@@ -58,12 +58,16 @@ def override(settings: Settings, assignment: str) -> Settings:
 def resolve(
     preset: str, data: str, overrides: Sequence[str] = (), steps: int | None = None, saved: Settings | None = None
 ) -> Settings:
-    """A preset with overrides. With `saved`, of a run that goes on, these start from it and may change nothing.
+    """A preset with overrides. With `saved`, of a run that goes on, these start from it and may change nothing but the
+    place of the data.
 
     Raises InputError.
     """
-    base = preset_settings(preset, data)
-    settings = base if saved is None else replace(saved, preset=preset, data=data)
+    settings = preset_settings(preset, data)
+    if saved is not None:
+        moved = _folders(data) == _folders(saved.data)
+        saved = replace(saved, data=data if moved else saved.data)
+        settings = replace(saved, preset=preset, data=data)
     for assignment in [*overrides, *([] if steps is None else [f"steps={steps}"])]:
         settings = override(settings, assignment)
     if saved is not None and settings != saved:
@@ -98,6 +102,11 @@ def load_settings(out: Path) -> Settings:
         return Settings(raw["preset"], raw["data"], msgspec.convert(raw["train"], TrainConfig), method)
     except (OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}); the run cannot be resumed without it") from None
+
+
+def _folders(data: str) -> list[str]:
+    """The data's names without their places."""
+    return [Path(part).name for part in data.split(",")]
 
 
 def _with(config: Any, path: str, text: str) -> Any:
