@@ -175,12 +175,17 @@ def predict(model: Method, photos: Sequence[PosedPhoto], views: int, device: str
         clean = Views.cat([model_view(p, *shape) for p in group]).to(device)
         parts.append(model.infer(Task(clean), lambda *_: None).gaussians)  # one a pixel, view after view
         masks += [pixel_mask(p, *shape).flatten() for p in group]
-        for k, means in enumerate(parts[-1].means.chunk(len(group))):
-            cameras = clean.cameras.select(slice(k, k + 1))
-            depths.append((cameras, cameras.project(means)[1].reshape(shape)))
+        depths += own_depth(parts[-1], clean.cameras)
     on_progress("predict", len(groups), len(groups))
     gaussians = Gaussians.cat(parts)
     return gaussians.select(torch.cat(masks).to(device) & ~in_the_way(gaussians.means, depths))
+
+
+def own_depth(gaussians: Gaussians, cameras: Cameras) -> list[tuple[Cameras, Float[Tensor, "h w"]]]:
+    """Each camera with the z of the Gaussians that were predicted at its pixels, of one a pixel, view after view."""
+    own = [cameras.select(slice(k, k + 1)) for k in range(len(cameras))]
+    shape = cameras.height, cameras.width
+    return [(c, c.project(means)[1].reshape(shape)) for c, means in zip(own, gaussians.means.chunk(len(own)))]
 
 
 def group_photos(

@@ -24,6 +24,7 @@ SWEEP = 48  # depths of the coarse sweep, even in log depth
 REFINE = (-2, -1, 0, 1, 2)  # depths around the winner at the next level, in steps of 0.6 of the level before
 WINDOW = 5  # pixels, at the coarsest level; 2 more from the next on
 NEIGHBOURS = 4  # photos that each is compared with
+SURE = 0.7  # mean correlation that a depth needs: +0.2 to +0.6 dB on procedural scenes over none, 0.85 is less
 TOLERANCE = 0.03  # relative, by which a neighbour's depth may differ and still confirm
 FLAT = 1e-4  # variance of grey values, 0..1, that counts as no texture
 
@@ -55,13 +56,13 @@ def match(
             on_progress("stereo", level * len(seeing) + i, LEVELS * len(seeing))
             others = [(grey[j], cameras[j]) for j in sources[i]]
             swept.append(sweep(grey[i], cameras[i], others, log_depth, offsets, window))
-        logs = swept
+        logs, scores = zip(*swept)
         offsets = torch.tensor(REFINE) * 0.6 * (offsets[1] - offsets[0])
     needed = min(2, len(seeing) - 1)
     depth = {}
     for i, photo in enumerate(seeing):
         others = [(logs[j], cameras[j]) for j in sources[i]]
-        sure = confirmations(logs[i], cameras[i], others) >= needed
+        sure = (confirmations(logs[i], cameras[i], others) >= needed) & (scores[i] > SURE)
         depth[photo.name] = torch.where(sure, logs[i].exp(), 0.0)
     on_progress("stereo", LEVELS * len(seeing), LEVELS * len(seeing))
     return [replace(p, stereo=depth.get(p.name)) for p in photos]
@@ -74,9 +75,10 @@ def sweep(
     log_depth: Float[Tensor, "1 h w"],
     offsets: Float[Tensor, " d"],
     window: int,
-) -> Float[Tensor, "1 h w"]:
+) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
     """The log depth among log_depth + offsets (evenly spaced) at which the view looks most like its sources; between
-    the offsets by the parabola through the winner and its neighbours. `cameras` are of one view each."""
+    the offsets by the parabola through the winner and its neighbours; and the winner's mean correlation with its two best
+    sources. `cameras` are of one view each."""
     depth = torch.exp(log_depth + offsets[:, None, None])
     # The two best sources count at a pixel: the others may not see it.
     best = second = None
@@ -94,7 +96,8 @@ def sweep(
     before, at, after = (scores.gather(0, (inner + k)[None])[0] for k in (-1, 0, 1))
     bend = (before - 2 * at + after).clamp_max(-1e-4)
     shift = torch.where(winner == inner, (0.5 * (before - after) / bend).clamp(-0.5, 0.5), 0.0)
-    return log_depth + offsets[winner] + shift * (offsets[1] - offsets[0])
+    score = scores.gather(0, winner[None])[0] / 2
+    return log_depth + offsets[winner] + shift * (offsets[1] - offsets[0]), score[None]
 
 
 def correlation(

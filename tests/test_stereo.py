@@ -118,5 +118,10 @@ def test_what_stands_before_a_surface_is_in_the_way():
     origins, directions = views.cameras.rays()
     on, before, behind = ((origins + k * depth[None, ..., None] * directions)[0, 10, 10] for k in (1, 0.7, 1.5))
     outside = torch.tensor([0.0, 0, -1])
-    answer = in_the_way(torch.stack([on, before, behind, outside]), [(views.cameras, depth)])
-    assert answer.tolist() == [False, True, False, False]
+    points = torch.stack([on, before, behind, outside])
+    view, closer = (views.cameras, depth), (views.cameras, 0.7 * depth)
+    assert in_the_way(points, 3 * [view]).tolist() == [False, True, False, False]
+    assert not in_the_way(points, 2 * [view]).any()
+    # three views that see it there themselves make up for one whose sight it blocks
+    assert in_the_way(points, [view, *3 * [closer]])[1].item() is False
+    assert in_the_way(points, [view, *2 * [closer]])[1].item() is True

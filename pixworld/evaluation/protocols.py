@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,8 +31,9 @@ from pixworld.data.bank import Bank
 from pixworld.evaluation import no_hints, point_hints
 from pixworld.files import image_to_tensor
 from pixworld.photos import load_photos
-from pixworld.reconstruct import model_shape, model_view
+from pixworld.reconstruct import known_depth, model_shape, model_view
 from pixworld.sfm import triangulate
+from pixworld.stereo import match
 from pixworld.view_choice import farthest_points
 from pixworld.views import InputError, PosedPhoto, Views
 
@@ -100,7 +102,7 @@ def open_samples(
             "folders hold photos and a transforms.json."
         )
     sets = sets[:scenes]
-    hints = "no depth" if protocol.generated else "points triangulated from them alone"
+    hints = "no depth" if protocol.generated else "points triangulated, and stereo, from them alone"
     about = (
         f"{_counted(len(sets), 'photo set')} of {data.resolve().name}, short side {size} px, given photos with {hints}"
     )
@@ -115,6 +117,7 @@ def _bank_samples(folder: Path, protocol: Protocol, scenes: int, points: int, se
         f"{_counted(scenes, 'procedural scene')} of {folder.resolve().name}, {height} x {width} px, given views with "
     )
     about += f"{points} points of known depth each, exact to 2 %" if points else "no depth"
+    about += ", and stereo" if points and not protocol.generated else ""
 
     def load() -> Iterator[Sample]:
         for i in range(scenes):
@@ -134,8 +137,21 @@ def split(name: str, scene: Views, protocol: Protocol, points: int, seed: int) -
         given = _evenly(len(scene), protocol.views)
     held = [i for i in range(len(scene)) if i not in given]
     seen = scene.select(given)
-    hints = point_hints(points, seed) if points else no_hints
-    return Sample(name, replace(seen, depth=hints(seen.depth)), scene.select(held), seen.depth)
+    known = replace(seen, depth=(point_hints(points, seed) if points else no_hints)(seen.depth))
+    if points and not protocol.generated:
+        known = with_stereo(known)
+    return Sample(name, known, scene.select(held), seen.depth)
+
+
+def with_stereo(views: Views) -> Views:
+    """Views with sparse depth as `backend reconstruct` would give them to a model: stereo finds more of it."""
+    origins, directions = views.cameras.rays()
+    points = origins + views.depth[..., None] * directions
+    photos = []
+    for i in range(len(views)):
+        one = replace(views.select([i]), depth=None)
+        photos.append(PosedPhoto(str(i), one, points[i][views.depth[i] > 0]))
+    return replace(views, depth=torch.cat([known_depth(p, p.views.cameras) for p in match(photos)]))
 
 
 def photo_sample(folder: Path, protocol: Protocol, size: int, patch: int, seed: int) -> Sample:
@@ -162,7 +178,7 @@ def photo_sample(folder: Path, protocol: Protocol, size: int, patch: int, seed: 
             PosedPhoto(photos[i].name, Views(image_to_tensor(photos[i].image)[None], own[i]), own[i].c2w.new_tensor(x))
             for i, x in zip(indices, clouds, strict=True)
         ]
-        return Views.cat([model_view(p, *shape) for p in posed])
+        return Views.cat([model_view(p, *shape) for p in match(posed)])
 
     held = [i for i in range(len(photos)) if i not in given]
     nothing = [np.zeros((0, 3))] * len(photos)

@@ -19,7 +19,9 @@ from pixworld.evaluation.scores import SCORES, SampleScore
 from pixworld.evaluation.table import LIFT_ROW, MEAN, NEAREST, TRUE
 from pixworld.methods.base import Method
 from pixworld.metrics import pose_auc, pose_errors, psnr, ssim
+from pixworld.reconstruct import own_depth
 from pixworld.views import InputError, Task
+from pixworld.visibility import in_the_way
 
 # Called with (stage, step, steps) as the work goes on; it may raise Cancelled.
 OnProgress = Callable[[str, int, int], None]
@@ -113,12 +115,16 @@ def contenders(
 
 
 def predicted(model: Method, sample: Sample, rules: Protocol, steps: int, guidance: float, seed: int) -> Show:
-    """The model's Gaussians, rendered with the low-pass that it was trained with."""
+    """The model's Gaussians, rendered with the low-pass that it was trained with; holes show the mean colour of the
+    given views, as with every other row. Reconstructed ones as `reconstruct` takes them: none in the way of a view."""
     device = next(model.parameters()).device
+    given = sample.given.to(device)
     targets = sample.held.cameras.to(device) if rules.generated else None
-    task = Task(sample.given.to(device), targets, sample.prompt, seed, steps, guidance)
-    gaussians = model.infer(task, lambda *_: None).gaussians
-    return lambda cameras: shown(gaussians, cameras.to(device), model.config.eps2d).cpu()
+    gaussians = model.infer(Task(given, targets, sample.prompt, seed, steps, guidance), lambda *_: None).gaussians
+    if not rules.generated:
+        gaussians = gaussians.select(~in_the_way(gaussians.means, own_depth(gaussians, given.cameras)))
+    background = given.images.mean((0, 2, 3))
+    return lambda cameras: shown(gaussians, cameras.to(device), model.config.eps2d, background).cpu()
 
 
 @torch.inference_mode()

@@ -54,16 +54,18 @@ class Ranks:
 
 @contextmanager
 def process_group() -> Iterator[Ranks]:
-    """Join the group that torchrun's environment variables tell of; without them, or alone in it, there is none."""
+    """Join the group that torchrun's environment variables tell of; without them, or alone in it, there is none. Inside
+    another such block it is that one's."""
     rank, world, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    if world > 1:
+    ours = world > 1 and not dist.is_initialized()
+    if ours:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     yield Ranks(rank, world, device)
-    if world > 1:  # not after an error: the other ranks may be waiting in a collective; torchrun ends them
+    if ours:  # not after an error: the other ranks may be waiting in a collective; torchrun ends them
         dist.destroy_process_group()
 
 

@@ -172,6 +172,12 @@ class PixWorld(Method):
             self.frozen[name] = load()
         return self.frozen[name]
 
+    def _render(self, gaussians: Gaussians, cameras: Cameras, clean: Views | None) -> Float[Tensor, "b v 3 h w"]:
+        """In the signal range. What no Gaussian covers shows the mean colour of the clean views (black without any): a
+        hole should not be a reason to grow over it."""
+        background = None if clean is None else clean.images.mean((1, 3, 4))
+        return diffusion.to_signal(render(gaussians, cameras, eps2d=self.config.eps2d, background=background).rgb)
+
     def losses(self, views: Views, group: str, generator: torch.Generator) -> dict[str, Tensor]:
         """All terms of `losses.py` on one batch, weighted; see PixWorldRecipe.
 
@@ -200,7 +206,7 @@ class PixWorld(Method):
         prediction = self.predict(clean, noisy, prompts)
         shown_clean = split.clean[: r.rendered_clean]
         shown = views.select(torch.cat([split.noisy, shown_clean, split.novel]))
-        rgb = diffusion.to_signal(render(prediction.gaussians, shown.cameras, eps2d=self.config.eps2d).rgb)
+        rgb = self._render(prediction.gaussians, shown.cameras, clean)
         truth = diffusion.to_signal(shown.images)
         sizes = [len(split.noisy), len(shown_clean), len(split.novel)]
         (noisy_rgb, clean_rgb, novel_rgb), (_, clean_truth, novel_truth) = rgb.split(sizes, 1), truth.split(sizes, 1)
@@ -258,11 +264,11 @@ class PixWorld(Method):
             step += 1
             noisy = Noisy(x_t, t, targets)
             gaussians = self.predict(clean, noisy, [task.prompt]).gaussians
-            x_hat = diffusion.to_signal(render(gaussians, targets, eps2d=self.config.eps2d).rgb)
+            x_hat = self._render(gaussians, targets, clean)
             # Not in the last step: what is returned are the Gaussians of these very images.
             if task.prompt and task.guidance != 1 and step < task.steps:
                 free = self.predict(clean, noisy, [""]).gaussians
-                free = diffusion.to_signal(render(free, targets, eps2d=self.config.eps2d).rgb)
+                free = self._render(free, targets, clean)
                 x_hat = diffusion.guide(x_hat, free, task.guidance)
             return x_hat
 
