@@ -25,6 +25,7 @@ from pixworld.training.distributed import Ranks, place, process_group, whole
 from pixworld.views import InputError, Views
 
 STEPS = 12
+LOSSES = ("recon", "novel", "flow", "colour", "depth")
 TINY = ["width=32", "depth=2", "heads=1", "size=16", "recipe.perceptual_weight=0"]
 TINY += ["batch=4", "warmup=2", "checkpoint_every=4", "gradient_checkpointing=blocks"]
 
@@ -104,7 +105,7 @@ def curve(run):
     """The sum of the loss terms a step."""
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == list(range(1, STEPS + 1))
-    return torch.tensor([sum(r.get(name, 0.0) for name in ("recon", "flow", "colour", "depth")) for r in records])
+    return torch.tensor([sum(r.get(name, 0.0) for name in LOSSES) for r in records])
 
 
 def test_two_ranks_take_the_steps_of_one(runs):
@@ -119,12 +120,13 @@ def test_two_ranks_take_the_steps_of_one(runs):
 
 def test_two_ranks_match_the_loss_curve_of_one(runs):
     straight, two, one_then_two = (curve(runs / name) for name in ("straight", "two", "one"))
+    print(two / straight, one_then_two / straight)
     assert torch.equal(one_then_two[:8], straight[:8])
     assert (two / straight).log().abs().max() < 0.5
     assert (two.mean() / straight.mean()).log().abs() < 0.1
 
 
-def test_a_kill_in_mid_save_leaves_the_checkpoint_before(runs, tmp_path):
+def test_a_kill_in_mid_save_leaves_the_checkpoint_before(runs):
     """And it, of two ranks, is continued by one."""
     folder = runs / "two" / "checkpoints"
     assert (folder / f".step-{STEPS:07d}" / ".metadata").exists()
@@ -146,9 +148,12 @@ def test_every_tensor_of_two_ranks_is_read_by_one(runs):
     weights = load_checkpoint(runs / "one" / "weights")[0].state_dict()
     assert all(torch.equal(ema[name], x) for name, x in weights.items())
     assert max(moments["step"] for moments in state["optimisers"]["model"].values() if "step" in moments) == STEPS
-    for name, x in state["model"].items():
-        start = torch.load(runs / "start.pt", weights_only=True)[name]
-        assert torch.equal(x, start) or 0 < (x - ema[name]).abs().max() < (x - start).abs().max(), name
+    torch.manual_seed(made.train.seed)
+    start = made.method.build().state_dict()
+    from_start, from_average = (
+        sum((x - other[name]).abs().sum() for name, x in state["model"].items()) for other in (start, ema)
+    )
+    assert 0 < from_average < from_start
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

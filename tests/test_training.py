@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -129,9 +130,10 @@ def test_recomputed_blocks_have_the_same_gradients_for_less_memory(tiny, bank_fo
     views = training_batch(bank_module.Bank(bank_folder), 2, 0, 3, 8)
     costs, grads = [], []
     for _ in range(2):
-        costs.append(memory.measure(model, lambda step, n: views, lambda step: loop.step_generator(TrainConfig(), 0)))
+        generator = partial(loop.step_generator, TrainConfig())
+        costs.append(memory.measure(model, lambda step, n: views, lambda step: generator(0), ALONE))
         assert all(p.grad is None for p in model.parameters())
-        sum(model.losses(views, "model", loop.step_generator(TrainConfig(), 0)).values()).backward()
+        sum(model.losses(views, "model", generator(0)).values()).backward()
         grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
         model.zero_grad()
         memory.recompute_blocks(model)
@@ -156,7 +158,7 @@ def test_cost_is_what_arithmetic_says(tiny):
     def batch(step, n):
         return Views(torch.zeros(n, 1, 3, 8, 8), Cameras(torch.zeros(n, 1, 4, 4), torch.zeros(n, 1, 3, 3), 8, 8))
 
-    cost = memory.measure(Line(), batch, lambda step: torch.Generator())
+    cost = memory.measure(Line(), batch, lambda step: torch.Generator(), ALONE)
     assert cost == memory.Cost(3.0 * 2 * 64 * 32, 4 * 64, 0)
 
 

@@ -44,7 +44,7 @@ def dry_run(preset: str, data: str, steps: int | None = None, overrides: Sequenc
         batch = reader(source, settings, ranks)
         model = build(settings, ranks)
         optimisers = make_optimisers(model, run)
-        cost = measure(model, batch, lambda i: step_generator(run, i))
+        cost = measure(model, batch, lambda i: step_generator(run, i), ranks)
         parts = estimate(model, run, cost, ranks)
         ranks.say(memory_line(parts, run, ranks))
         if sum(parts.values()) > available(ranks.device):

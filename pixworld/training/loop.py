@@ -63,7 +63,7 @@ def train(
             save_settings(out, settings)
 
         batch = reader(source, settings, ranks)
-        cost = measure(model, batch, lambda i: step_generator(run, i))
+        cost = measure(model, batch, lambda i: step_generator(run, i), ranks)
         ranks.say(
             f"{preset}: {_millions(model)} M parameters, {len(source)} scenes, {ranks.world} x {ranks.device.type}, "
             f"steps {step} to {run.steps}, into {out}"

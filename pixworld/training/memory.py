@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pixworld.methods.base import Method
 from pixworld.training.config import TrainConfig
 from pixworld.training.distributed import Ranks, blocks, local
+from pixworld.training.optimisers import muon_matrices
 from pixworld.views import InputError, Views
 
 PROBES = 4  # steps measured; they differ in what is drawn: numbers of views, image shape, noisy views or none
@@ -37,15 +38,22 @@ def recompute_blocks(model: Method) -> None:
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def measure(model: Method, batch: Callable[[int, int], Views], generator: Callable[[int], torch.Generator]) -> Cost:
-    """Cost of the method's steps, from the first ones on a scene or two; leaves no gradients.
+def measure(
+    model: Method, batch: Callable[[int, int], Views], generator: Callable[[int], torch.Generator], ranks: Ranks
+) -> Cost:
+    """Cost of the method's steps, from the first ones on a scene or two a rank; leaves no gradients.
 
     batch(step, scenes) and generator(step) are those of the run.
     """
-    single = [_probe(model, batch(step, 1), generator(step)) for step in range(PROBES)]
-    dearest = max(range(PROBES), key=lambda step: single[step][1])
-    one, two = single[dearest][1], _probe(model, batch(dearest, 2), generator(dearest))[1]
-    return Cost(sum(flops for flops, _ in single) / PROBES, two - one, max(0, 2 * one - two))
+
+    def probe(step: int, scenes: int) -> dict[str, float]:
+        flops, saved = _probe(model, batch(step, scenes), generator(step))
+        return ranks.mean({"flops": flops, "saved": float(saved)})  # alike in all ranks, which must choose alike
+
+    single = [probe(step, 1) for step in range(PROBES)]
+    dearest = max(range(PROBES), key=lambda step: single[step]["saved"])
+    one, two = int(single[dearest]["saved"]), int(probe(dearest, 2)["saved"])
+    return Cost(sum(x["flops"] for x in single) / PROBES, two - one, max(0, 2 * one - two))
 
 
 def _probe(model: Method, views: Views, generator: torch.Generator) -> tuple[float, int]:
@@ -74,13 +82,11 @@ def _storage(x: Tensor) -> int:
 def estimate(model: Method, run: TrainConfig, cost: Cost, ranks: Ranks) -> dict[str, int]:
     """Bytes in each rank, by what they hold."""
     held = sum(p.numel() * p.element_size() for p in model.parameters()) // ranks.world
-    inside = sum(p.numel() for block in blocks(model) for p in block.parameters() if p.ndim == 2)
-    everything = sum(p.numel() for p in model.parameters())
-    matrices = inside / everything if run.optimiser == "muon" else 0.0  # Muon has one moment, AdamW two
+    once = sum(p.numel() * p.element_size() for p in muon_matrices(model, run)) // ranks.world
     return {
         "weights": held,
         "gradients": held,
-        "moments": int(held * (2 - matrices)),
+        "moments": 2 * held - once,  # Muon has one, AdamW two
         "average": held,
         "activations": cost.fixed_bytes + cost.scene_bytes * run.batch // ranks.world,
     }

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import AdamW, Muon, Optimizer
 
 from pixworld.methods.base import Method
@@ -19,12 +20,11 @@ def make_optimisers(model: Method, run: TrainConfig) -> dict[str, list[Optimizer
 
     All moments are there at once, as zeros, so that a checkpoint can be loaded into them.
     """
-    inside = {id(p) for block in blocks(model) for n, p in block.named_parameters() if "modulation" not in n}
+    of_muon = {id(p) for p in muon_matrices(model, run)}
     out: dict[str, list[Optimizer]] = {}
     for group, parameters in model.optimised().items():
         trained = [p for p in parameters if p.requires_grad]
-        matrices = [p for p in trained if run.optimiser == "muon" and p.ndim == 2 and id(p) in inside]
-        of_muon = {id(p) for p in matrices}
+        matrices = [p for p in trained if id(p) in of_muon]
         others = [p for p in trained if id(p) not in of_muon]
         out[group] = [AdamW(others, lr=run.lr, betas=(0.9, 0.95), weight_decay=run.weight_decay, fused=True)]
         if matrices:
@@ -33,6 +33,14 @@ def make_optimisers(model: Method, run: TrainConfig) -> dict[str, list[Optimizer
         for optimiser in out[group]:
             _allocate(optimiser)
     return out
+
+
+def muon_matrices(model: Method, run: TrainConfig) -> list[Parameter]:
+    """What Muon optimises: the blocks' matrices, without those that read the time."""
+    if run.optimiser != "muon":
+        return []
+    named = [pair for block in blocks(model) for pair in block.named_parameters()]
+    return [p for name, p in named if p.ndim == 2 and p.requires_grad and "modulation" not in name]
 
 
 def set_rate(optimisers: list[Optimizer], factor: float) -> None:
