@@ -50,6 +50,7 @@ def refine(
     from pixworld.camera_files import load_cameras, save_cameras
     from pixworld.photos import load_photos
     from pixworld.reconstruct import choose_device, mean_psnr, photo_view, pose_apart
+    from pixworld.stereo import match
     from pixworld.refine import RefineOptions
     from pixworld.refine import refine as run
     from pixworld.splats import format_of, load_splats, save_splats
@@ -82,7 +83,7 @@ def refine(
                 print(f"skipped {name}: {reason}", file=sys.stderr)
             train, test = ([p for p in posed if (p.name in held) == apart] for apart in (False, True))
             options = RefineOptions(steps, budget_seconds, max_gaussians, sh_degree, exposure, poses, early_stop, seed)
-            views = [photo_view(p).to(to) for p in train]
+            views = [photo_view(p).to(to) for p in match(train, stages)]
             refined = run(gaussians.to(to), views, options, on_step=stages.on_refine, stop=stop)
             stages("measure", 0, 1)
             seen = [p.views.to(to) for p in test or train]

@@ -91,8 +91,9 @@ def reconstruct(
         raise InputError("no photo is left to reconstruct from; use more photos or a larger --holdout")
     check_early_stop(options.refinement, len(train))
 
-    with _timed(seconds, "stereo"):
-        train = match(train, on_progress)
+    if model is not None:  # the start from points is the plain one that the model is measured against
+        with _timed(seconds, "stereo"):
+            train = match(train, on_progress)
     with _timed(seconds, "predict"):
         if model is None:
             predicted = lift_points(train, seed=options.seed).to(device)

@@ -3,8 +3,8 @@
 python scripts/bench_refine.py --photos ../shared/data/real/eval
 
 Every 4th photo is held out; the others have their given cameras, and points are triangulated from them alone. The
-longest run is looked at on the way, with the clock stopped: it shows whether it overfits. Seconds include the start,
-not the cameras.
+longest run is looked at on the way, with the clock stopped: it shows whether it overfits. Seconds include the start
+(stereo and prediction, or lifting), not the cameras.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pixworld.photos import load_photos
 from pixworld.reconstruct import nearest_photo, photo_view, pose_apart, predict
 from pixworld.refine import Progress, RefineOptions, refine
 from pixworld.render import render
+from pixworld.stereo import match
 from pixworld.views import PosedPhoto
 
 EVERY = 4
@@ -67,12 +68,16 @@ def main(
         near = mean_psnr([nearest_photo(p, train).views.images for p in test], test)
         for init in inits:
             began = time.monotonic()
-            start = lift_points(train) if init == "sfm" else predict(model, train, 8, "cpu", lambda *_: None)
+            if init == "sfm":
+                seen, start = train, lift_points(train)
+            else:
+                seen = match(train)
+                start = predict(model, seen, 8, "cpu", lambda *_: None)
             row = [time.monotonic() - began, near, score(start, test)]
             for budget in budgets:
                 options = RefineOptions(None, budget - row[0], max_gaussians)  # the start counts
                 watch = looks if budget == budgets[-1] else ()
-                refined, curve, taken = run(start, train, test, options, watch)
+                refined, curve, taken = run(start, seen, test, options, watch)
                 row.append(score(refined, test))
             row += [max(curve + row[-1:]), max(curve + row[-1:]) - row[-1]]
             means[init].append(row)
