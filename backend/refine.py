@@ -50,10 +50,10 @@ def refine(
     from pixworld.camera_files import load_cameras, save_cameras
     from pixworld.photos import load_photos
     from pixworld.reconstruct import choose_device, mean_psnr, photo_view, pose_apart
-    from pixworld.stereo import match
     from pixworld.refine import RefineOptions
     from pixworld.refine import refine as run
     from pixworld.splats import format_of, load_splats, save_splats
+    from pixworld.stereo import match
     from pixworld.views import InputError, NamedCamera
 
     check_options(

@@ -36,7 +36,7 @@ MEASURED = {
 }
 
 
-def main(data: Path, held_out: Path, out: Path, steps: int = 240, scenes: int = 40, only: tuple[str, ...] = ()) -> None:
+def main(data: Path, held_out: Path, out: Path, steps: int = 160, scenes: int = 32, only: tuple[str, ...] = ()) -> None:
     """Train, measure, print.
 
     Args:
@@ -55,7 +55,7 @@ def main(data: Path, held_out: Path, out: Path, steps: int = 240, scenes: int = 
             continue
         run = out / f"{name.replace(' ', '-').replace(',', '').replace('>', 'above')}-{seed}"
         if not (run / "done").exists():
-            settings = [f"seed={seed}", "recipe.perceptual_weight=0", f"sheet_every={steps}", *RECIPES[name]]
+            settings = [f"seed={seed}", "warmup=20", f"sheet_every={steps}", "recipe.perceptual_weight=0", *RECIPES[name]]
             resume = ["--resume"] if (run / "checkpoints").exists() else []
             backend(run, "train", "--preset", "pixworld-tiny", "--data", data, "--out", run, "--steps", steps, *resume,
                     "--set", *settings)  # fmt: skip

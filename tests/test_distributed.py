@@ -18,6 +18,7 @@ from torch import nn
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import load_checkpoint
 from pixworld.data.bank import build_bank
+from pixworld.data.sources import open_source
 from pixworld.methods.base import Method
 from pixworld.training import checkpoints, loop, optimisers, settings, setup
 from pixworld.training.config import TrainConfig
@@ -36,6 +37,10 @@ def train(folder: Path, name: str, **kwargs) -> None:
     loop.train("pixworld-tiny", str(folder / "bank"), folder / name, STEPS, overrides=TINY, **kwargs)
 
 
+# Largest difference of what two ranks and one come to, relative to their way: Muon orthogonalises in bf16.
+PLAIN = {"adamw": 1e-4, "muon": 0.03}
+
+
 class Plain(Method):
     """A method without any chance in its losses: there, two ranks must do just what one does."""
 
@@ -51,10 +56,10 @@ class Plain(Method):
         return {"recon": (x - views.images.mean()).square().mean()}
 
 
-def train_plain(ranks: Ranks) -> dict[str, torch.Tensor]:
+def train_plain(ranks: Ranks, optimiser: str) -> dict[str, torch.Tensor]:
     """Weights and average after some steps, with a batch of 4 shared by the ranks."""
     torch.manual_seed(0)
-    model, run = Plain(), TrainConfig(warmup=0, decay=0.0, clip=0.05)
+    model, run = Plain(), TrainConfig(optimiser=optimiser, warmup=0, decay=0.0, clip=0.05)
     place(model, ranks)
     moments = optimisers.make_optimisers(model, run)
     ema = {name: x.detach().clone() for name, x in model.state_dict().items()}
@@ -79,9 +84,10 @@ def main(folder: Path) -> None:
 
     checkpoints.dcp.save = killed
     with process_group() as ranks:
-        weights = train_plain(ranks)
-        if ranks.first:
-            torch.save(weights, folder / "plain.pt")
+        for optimiser in PLAIN:
+            weights = train_plain(ranks, optimiser)
+            if ranks.first:
+                torch.save(weights, folder / f"{optimiser}.pt")
         train(folder, "one", resume=True)
         train(folder, "two")
 
@@ -108,14 +114,16 @@ def curve(run):
     return torch.tensor([sum(r.get(name, 0.0) for name in LOSSES) for r in records])
 
 
-def test_two_ranks_take_the_steps_of_one(runs):
-    one, two = train_plain(Ranks(0, 1, torch.device("cpu"))), torch.load(runs / "plain.pt", weights_only=True)
+@pytest.mark.parametrize("optimiser", PLAIN)
+def test_two_ranks_take_the_steps_of_one(runs, optimiser):
+    one = train_plain(Ranks(0, 1, torch.device("cpu")), optimiser)
+    two = torch.load(runs / f"{optimiser}.pt", weights_only=True)
     torch.manual_seed(0)
     start = Plain().state_dict()
     assert one.keys() == two.keys()
     for name, x in one.items():
-        moved = (x - start[name.removeprefix("ema.")]).abs().max()
-        assert moved > 1e-4 and torch.allclose(x, two[name], rtol=0, atol=0.01 * moved), name
+        moved = (x - start[name.removeprefix("ema.")]).norm()
+        assert moved > 1e-4 and (x - two[name]).norm() < PLAIN[optimiser] * moved, name
 
 
 def test_two_ranks_match_the_loss_curve_of_one(runs):
@@ -156,9 +164,13 @@ def test_every_tensor_of_two_ranks_is_read_by_one(runs):
     assert 0 < from_average < from_start
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
+def test_a_batch_that_cannot_be_shared_is_refused(runs):
     with pytest.raises(InputError, match="batch of 4 cannot be shared by 3"):
-        setup.reader(range(99), settings.resolve("pixworld-tiny", "-", ["batch=4"]), Ranks(0, 3, torch.device("cpu")))
+        setup.reader(
+            open_source(str(runs / "bank")),
+            settings.resolve("pixworld-tiny", "-", ["batch=4"]),
+            Ranks(0, 3, torch.device("cpu")),
+        )
 
 
 if __name__ == "__main__":

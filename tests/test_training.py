@@ -129,8 +129,8 @@ def test_recomputed_blocks_have_the_same_gradients_for_less_memory(tiny, bank_fo
     _, model, _ = tiny
     views = training_batch(bank_module.Bank(bank_folder), 2, 0, 3, 8)
     costs, grads = [], []
+    generator = partial(loop.step_generator, TrainConfig())
     for _ in range(2):
-        generator = partial(loop.step_generator, TrainConfig())
         costs.append(memory.measure(model, lambda step, n: views, lambda step: generator(0), ALONE))
         assert all(p.grad is None for p in model.parameters())
         sum(model.losses(views, "model", generator(0)).values()).backward()
