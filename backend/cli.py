@@ -1,5 +1,4 @@
-"""The command line: `backend reconstruct | generate | refine | render | convert | info | view | serve | train | evaluate |
-doctor`."""
+"""The command line: `backend COMMAND`, a function each."""
 
 from __future__ import annotations
 

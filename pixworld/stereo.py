@@ -1,8 +1,8 @@
 """Dense depth of posed photos by plane-sweep stereo: the matching cue that a small network does not find by itself.
 
 Each photo is compared with its neighbours at a sweep of depths (Collins 1996, "A space-sweep approach to true
-multi-image matching"), by normalised cross-correlation of windows: coarsely over the whole range that the scene's points
-span, then around the winner at twice the size. A depth counts where the neighbours' own depths confirm it.
+multi-image matching"), by normalised cross-correlation of windows: coarsely over the whole range that the scene's
+points span, then around the winner at twice the size. A depth counts where the neighbours' own depths confirm it.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def sweep(
     window: int,
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
     """The log depth among log_depth + offsets (evenly spaced) at which the view looks most like its sources; between
-    the offsets by the parabola through the winner and its neighbours; and the winner's mean correlation with its two best
-    sources. `cameras` are of one view each."""
+    the offsets by the parabola through the winner and its neighbours; and the winner's mean correlation with its two
+    best sources. `cameras` are of one view each."""
     depth = torch.exp(log_depth + offsets[:, None, None])
     # The two best sources count at a pixel: the others may not see it.
     best = second = None

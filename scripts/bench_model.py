@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pixworld.cameras import Cameras
 from pixworld.methods import PRESETS
+from pixworld.methods.base import Draws
 from pixworld.views import Task, Views
 
 
@@ -66,7 +67,7 @@ def main(
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
         def step() -> None:
-            sum(model.losses(frames, "model", torch.Generator().manual_seed(0)).values()).backward()
+            sum(model.losses(frames, "model", Draws.seeded(0)).values()).backward()
             optimiser.step()
 
         row(f"training step, {train_blocks} blocks, {batch} scenes", model, step, peak, device)

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import tyro
 
-# Name -> settings that differ from the preset. The perceptual loss is off in all: it costs more than the network.
+# The perceptual loss is off in all: it costs more than the network.
+SHARED = ["recipe.perceptual_weight=0"]
+# Name -> settings that differ from the preset.
 RECIPES: dict[str, list[str]] = {
     "base": [],
     "geometry loss": ["recipe.geometry_weight=0.1"],
@@ -55,7 +57,7 @@ def main(data: Path, held_out: Path, out: Path, steps: int = 160, scenes: int = 
             continue
         run = out / f"{name.replace(' ', '-').replace(',', '').replace('>', 'above')}-{seed}"
         if not (run / "done").exists():
-            settings = [f"seed={seed}", "warmup=20", f"sheet_every={steps}", "recipe.perceptual_weight=0", *RECIPES[name]]
+            settings = [f"seed={seed}", "warmup=20", f"sheet_every={steps}", *SHARED, *RECIPES[name]]
             resume = ["--resume"] if (run / "checkpoints").exists() else []
             backend(run, "train", "--preset", "pixworld-tiny", "--data", data, "--out", run, "--steps", steps, *resume,
                     "--set", *settings)  # fmt: skip

@@ -25,10 +25,12 @@ from pixworld.training.config import TrainConfig
 from pixworld.training.distributed import Ranks, place, process_group, whole
 from pixworld.views import InputError, Views
 
-STEPS = 12
+STEPS = 9
 LOSSES = ("recon", "novel", "flow", "colour", "depth")
+# Without depth hints: they are drawn a scene, and decide much of its loss.
 TINY = ["width=32", "depth=2", "heads=1", "size=16", "recipe.perceptual_weight=0"]
-TINY += ["batch=4", "warmup=2", "checkpoint_every=4", "gradient_checkpointing=blocks"]
+TINY += ["recipe.hints=0", "recipe.generative=0.4"]
+TINY += ["batch=4", "warmup=2", "checkpoint_every=3", "gradient_checkpointing=blocks"]
 
 
 def train(folder: Path, name: str, **kwargs) -> None:
@@ -37,8 +39,9 @@ def train(folder: Path, name: str, **kwargs) -> None:
     loop.train("pixworld-tiny", str(folder / "bank"), folder / name, STEPS, overrides=TINY, **kwargs)
 
 
-# Largest difference of what two ranks and one come to, relative to their way: Muon orthogonalises in bf16.
-PLAIN = {"adamw": 1e-4, "muon": 0.03}
+# Largest difference of what two ranks and one come to, relative to their way. Muon orthogonalises in bf16: there
+# rounding a gradient to 8 bits alone moves the result by 2 to 12 %.
+PLAIN = {"adamw": 1e-3, "muon": 0.25}
 
 
 class Plain(Method):
@@ -49,7 +52,7 @@ class Plain(Method):
         self.into = nn.Linear(3, 16)
         self.blocks = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
 
-    def losses(self, views, group, generator):
+    def losses(self, views, group, draws):
         x = self.into(views.images.movedim(-3, -1))
         for block in self.blocks:
             x = x + block(x).tanh()
@@ -94,24 +97,28 @@ def main(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folder of the runs "straight" (one rank), "one" (one rank up to step 8, then two), "two" (two, killed in the
+    """Folder of the runs "straight" (one rank), "one" (one rank up to step 6, then two), "two" (two, killed in the
     save of the last step)."""
     folder = tmp_path_factory.mktemp("runs")
     build_bank(folder / "bank", setup.VALIDATION_SCENES + 8, seed=5, height=16, width=24, workers=1)
     train(folder, "straight")
     shutil.copytree(folder / "straight", folder / "one")
-    (folder / "one" / "checkpoints" / "latest").write_text("step-0000008\n")
+    (folder / "one" / "checkpoints" / "latest").write_text("step-0000006\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
     result = subprocess.run([*command, folder], capture_output=True, text=True, timeout=280)
     assert "SIGKILL" in result.stderr, result.stdout + result.stderr
     return folder
 
 
-def curve(run):
-    """The sum of the loss terms a step."""
+def records_of(run):
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == list(range(1, STEPS + 1))
-    return torch.tensor([sum(r.get(name, 0.0) for name in LOSSES) for r in records])
+    return records
+
+
+def curve(run):
+    """The sum of the loss terms a step."""
+    return torch.tensor([sum(r.get(name, 0.0) for name in LOSSES) for r in records_of(run)])
 
 
 @pytest.mark.parametrize("optimiser", PLAIN)
@@ -127,10 +134,15 @@ def test_two_ranks_take_the_steps_of_one(runs, optimiser):
 
 
 def test_two_ranks_match_the_loss_curve_of_one(runs):
+    """Closely where a step draws nothing but its views; else within the noise of what is drawn a scene."""
     straight, two, one_then_two = (curve(runs / name) for name in ("straight", "two", "one"))
-    print(two / straight, one_then_two / straight)
-    assert torch.equal(one_then_two[:8], straight[:8])
-    assert (two / straight).log().abs().max() < 0.5
+    generative = torch.tensor(["flow" in record for record in records_of(runs / "straight")])
+    assert generative.any() and not generative.all()
+    assert torch.equal(one_then_two[:6], straight[:6])
+    for other in (two, one_then_two):
+        difference = (other / straight).log().abs()
+        assert difference[~generative].max() < 0.03
+        assert difference[generative].max() < 0.4
     assert (two.mean() / straight.mean()).log().abs() < 0.1
 
 
@@ -138,12 +150,12 @@ def test_a_kill_in_mid_save_leaves_the_checkpoint_before(runs):
     """And it, of two ranks, is continued by one."""
     folder = runs / "two" / "checkpoints"
     assert (folder / f".step-{STEPS:07d}" / ".metadata").exists()
-    assert sorted(f.name for f in folder.glob("[ls]*")) == ["latest", "step-0000004", "step-0000008"]
-    assert checkpoints.latest(runs / "two").name == "step-0000008"
+    assert sorted(f.name for f in folder.glob("[ls]*")) == ["latest", "step-0000003", "step-0000006"]
+    assert checkpoints.latest(runs / "two").name == "step-0000006"
     train(runs, "two", resume=True)
-    assert checkpoints.latest(runs / "two").name == "step-0000012"
+    assert checkpoints.latest(runs / "two").name == "step-0000009"
     assert not list(folder.glob(".step*"))
-    curve(runs / "two")
+    records_of(runs / "two")
 
 
 def test_every_tensor_of_two_ranks_is_read_by_one(runs):
@@ -165,12 +177,9 @@ def test_every_tensor_of_two_ranks_is_read_by_one(runs):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(runs):
+    made = settings.resolve("pixworld-tiny", "-", ["batch=4"])
     with pytest.raises(InputError, match="batch of 4 cannot be shared by 3"):
-        setup.reader(
-            open_source(str(runs / "bank")),
-            settings.resolve("pixworld-tiny", "-", ["batch=4"]),
-            Ranks(0, 3, torch.device("cpu")),
-        )
+        setup.reader(open_source(str(runs / "bank")), made, Ranks(0, 3, torch.device("cpu")))
 
 
 if __name__ == "__main__":

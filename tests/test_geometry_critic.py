@@ -8,6 +8,7 @@ import torch
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import load_checkpoint, save_checkpoint
 from pixworld.methods import METHODS
+from pixworld.methods.base import Draws
 from pixworld.methods.geometry_critic import GeometryCriticConfig, geometry_critic_small
 from pixworld.methods.geometry_critic.model import (
     Geometry,
@@ -52,7 +53,7 @@ def test_size():
 
 
 def test_losses_are_scale_invariant_and_reach_every_parameter(model, views):
-    terms = model.losses(views, "model", torch.Generator().manual_seed(1))
+    terms = model.losses(views, "model", Draws.seeded(1))
     assert set(terms) == {"depth", "translation", "rotation", "fov"}
     sum(terms.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -60,7 +61,7 @@ def test_losses_are_scale_invariant_and_reach_every_parameter(model, views):
 
     cameras = views.cameras.transform(5.0, torch.eye(3), torch.tensor([1.0, 2, 3]))
     bigger = replace(views, cameras=cameras, depth=views.depth * 5)
-    again = model.losses(bigger, "model", torch.Generator().manual_seed(1))
+    again = model.losses(bigger, "model", Draws.seeded(1))
     assert all(torch.allclose(terms[k], again[k], rtol=1e-3) for k in terms)
 
 
@@ -82,7 +83,7 @@ def test_the_truth_has_no_loss(views, monkeypatch):
 
     monkeypatch.setattr(Views, "select", remember)
     monkeypatch.setattr(model, "forward", truth)
-    terms = model.losses(views, "model", torch.Generator().manual_seed(0))
+    terms = model.losses(views, "model", Draws.seeded(0))
     assert terms["depth"].item() == pytest.approx(-0.2 * torch.tensor(2.0).log().item(), abs=1e-4)
     assert all(terms[k] == 0 for k in ("translation", "rotation", "fov"))
 
@@ -94,7 +95,7 @@ def test_it_learns_a_batch(views):
     history = []
     for _ in range(30):
         optimiser.zero_grad()
-        loss = sum(model.losses(views, "model", torch.Generator().manual_seed(2)).values())
+        loss = sum(model.losses(views, "model", Draws.seeded(2)).values())
         loss.backward()
         optimiser.step()
         history.append(loss.item())

@@ -9,6 +9,7 @@ import torch
 from pixworld.diffusion import add_noise
 from pixworld.gaussians import Gaussians
 from pixworld.losses import flow_matching, geometry_perception, log_depth_huber, perceptual, photometric
+from pixworld.methods.base import Draws
 from pixworld.methods.pixworld import PixWorldConfig, PixWorldRecipe
 from pixworld.methods.pixworld.model import PixWorld, draw_split
 from pixworld.views import Views
@@ -93,9 +94,7 @@ def test_a_gradient_reaches_depth_and_gaussians_from_each(arc, term):
     cameras = arc(5, 32, 32)
     cameras = replace(cameras, c2w=cameras.c2w[None], K=cameras.K[None])
     images = torch.rand(1, 5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    terms = model.losses(
-        Views(images, cameras, torch.full((1, 5, 32, 32), 4.0)), "model", torch.Generator().manual_seed(2)
-    )
+    terms = model.losses(Views(images, cameras, torch.full((1, 5, 32, 32), 4.0)), "model", Draws.seeded(2))
     assert terms[term].item() > 0
     terms[term].backward()
     head = model.heads["noisy" if term == "flow" else "clean"]

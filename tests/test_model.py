@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pixworld.checkpoint import load_checkpoint, save_checkpoint
+from pixworld.methods.base import Draws
 from pixworld.methods.pixworld import PixWorldConfig, PixWorldRecipe
 from pixworld.methods.pixworld.model import Noisy, PixWorld, fill, scene_unit
 from pixworld.views import InputError, Task, Views
@@ -82,7 +83,7 @@ def test_losses_reach_every_part_that_is_used(arc, clean):
     cameras = arc(6, 16, 16)
     cameras = replace(cameras, c2w=cameras.c2w[None].repeat(2, 1, 1, 1), K=cameras.K[None].repeat(2, 1, 1, 1))
     views = Views(torch.rand(2, 6, 3, 16, 16), cameras, torch.full((2, 6, 16, 16), 4.0), text=("a room", "a tree"))
-    terms = model.losses(views, "model", torch.Generator().manual_seed(1))
+    terms = model.losses(views, "model", Draws.seeded(1))
     sum(terms.values()).backward()
     assert all(torch.isfinite(x) for x in terms.values())
     assert ("flow" in terms) == (clean < 4)

@@ -21,7 +21,7 @@ from pixworld.checkpoint import load_checkpoint, save_checkpoint
 from pixworld.data import bank as bank_module
 from pixworld.data.sampling import quarter_turn, stack, training_batch
 from pixworld.methods import PRESETS
-from pixworld.methods.base import Method
+from pixworld.methods.base import Draws, Method
 from pixworld.training import checkpoints, dry_run, loop, memory, optimisers, settings, setup, tracking
 from pixworld.training.config import RUNS, TrainConfig
 from pixworld.training.distributed import Ranks
@@ -122,16 +122,17 @@ def test_training_lowers_the_loss_of_a_batch(tiny, bank_folder):
     # the same step again and again is the same split and noise
     history = [loop.train_step(model, moments, views, run, 3) for _ in range(25)]
     losses = [sum(v for k, v in record.items() if k != "grad_norm") for record in history]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_recomputed_blocks_have_the_same_gradients_for_less_memory(tiny, bank_folder):
     _, model, _ = tiny
     views = training_batch(bank_module.Bank(bank_folder), 2, 0, 3, 8)
     costs, grads = [], []
-    generator = partial(loop.step_generator, TrainConfig())
-    for _ in range(2):
-        costs.append(memory.measure(model, lambda step, n: views, lambda step: generator(0), ALONE))
+    generator = partial(loop.step_draws, TrainConfig())
+    for recompute in ("off", "blocks"):
+        run = TrainConfig(gradient_checkpointing=recompute)
+        costs.append(memory.measure(model, run, lambda step, n: views, lambda step: generator(0), ALONE))
         assert all(p.grad is None for p in model.parameters())
         sum(model.losses(views, "model", generator(0)).values()).backward()
         grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
@@ -140,7 +141,7 @@ def test_recomputed_blocks_have_the_same_gradients_for_less_memory(tiny, bank_fo
     assert grads[0].keys() == grads[1].keys()
     assert all(torch.equal(grads[0][n], grads[1][n]) for n in grads[0])
     assert costs[1].fixed_bytes + costs[1].scene_bytes < 0.8 * (costs[0].fixed_bytes + costs[0].scene_bytes)
-    assert costs[1].flops > costs[0].flops
+    assert costs[1].flops == costs[0].flops > 0
 
 
 def test_cost_is_what_arithmetic_says(tiny):
@@ -151,14 +152,14 @@ def test_cost_is_what_arithmetic_says(tiny):
             super().__init__()
             self.linear = torch.nn.Linear(64, 32, bias=False)
 
-        def losses(self, views, group, generator):
+        def losses(self, views, group, draws):
             x = torch.ones(len(views.images), 64, requires_grad=True)
             return {"mean": self.linear(x).sum()}
 
     def batch(step, n):
         return Views(torch.zeros(n, 1, 3, 8, 8), Cameras(torch.zeros(n, 1, 4, 4), torch.zeros(n, 1, 3, 3), 8, 8))
 
-    cost = memory.measure(Line(), batch, lambda step: torch.Generator(), ALONE)
+    cost = memory.measure(Line(), TrainConfig(), batch, lambda step: Draws.seeded(0), ALONE)
     assert cost == memory.Cost(3.0 * 2 * 64 * 32, 4 * 64, 0)
 
 
@@ -231,10 +232,13 @@ def test_a_dry_run_tells_and_writes_nothing(bank_folder, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_of_what_does_not_fit_is_not_timed(bank_folder, monkeypatch, capsys):
-    monkeypatch.setattr(dry_run, "available", lambda device: 1000)
+def test_what_does_not_fit_is_refused(bank_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
     dry_run.dry_run("pixworld-tiny", str(bank_folder), overrides=TINY)
-    assert "not timed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "more devices" in said and "not timed" in said
+    with pytest.raises(InputError, match="more devices"):
+        loop.train("pixworld-tiny", str(bank_folder), tmp_path / "run", overrides=TINY)
 
 
 def test_wrong_calls_are_named(bank_folder, tmp_path):

@@ -53,7 +53,8 @@ def novel_views(
 ) -> dict[str, float]:
     """Mean PSNR and SSIM of the frames outside `context`, and the PSNR of copying the nearest context frame.
 
-    scenes: unbatched views with exact depth. The renders use the low-pass that the model was trained with.
+    scenes: unbatched views with exact depth. The renders use the low-pass that the model was trained with; holes show
+    the mean colour of the context, as in training.
     """
     rows = []
     for scene in scenes:
@@ -61,7 +62,9 @@ def novel_views(
         targets = [i for i in range(len(scene)) if i not in context]
         gaussians = infer(model, scene.select(list(context)), hints=hints)
         truth = scene.images[targets]
-        shown = render(gaussians, scene.cameras.select(targets), eps2d=model.config.eps2d).rgb.clamp(0, 1)
+        background = scene.images[list(context)].mean((0, 2, 3))
+        cameras = scene.cameras.select(targets)
+        shown = render(gaussians, cameras, eps2d=model.config.eps2d, background=background).rgb.clamp(0, 1)
         near = nearest_views(views, context, targets)[0]
         rows.append(torch.stack([psnr(shown, truth), ssim(shown, truth), psnr(near, truth)], -1))
     mean = torch.cat(rows).mean(0)

@@ -7,18 +7,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from pixworld.training.distributed import process_group
-from pixworld.training.loop import step_generator, train_step
-from pixworld.training.memory import Cost, available, estimate, measure, memory_line, running_out_explained
+from pixworld.training.loop import step_draws, train_step
+from pixworld.training.memory import available, estimate, measure, memory_line, refuse_too_large, running_out_explained
 from pixworld.training.optimisers import make_optimisers
 from pixworld.training.settings import flat, resolve
-from pixworld.training.setup import VALIDATION_SCENES, build, compile_blocks, open_data, reader
+from pixworld.training.setup import VALIDATION_SCENES, build, compile_blocks, open_data, outline, reader
 from pixworld.training.tracking import peak_flops
+from pixworld.views import InputError
 
 TIMED_STEPS = 2
 
@@ -29,26 +29,25 @@ def dry_run(preset: str, data: str, steps: int | None = None, overrides: Sequenc
     settings = resolve(preset, data, overrides, steps)
     run = settings.train
     with process_group() as ranks, running_out_explained(run, ranks), tempfile.TemporaryDirectory() as folder:
-        with torch.device("meta"):
-            empty = settings.method.build()
+        empty = outline(settings)
         if ranks.first:
             Console().print(_table("configuration", ("field", "value"), flat(run) | flat(settings.method)))
             Console().print(_table("parameters", ("part", "millions"), part_sizes(empty)))
-        static = estimate(empty, run, Cost(0.0, 0, 0), ranks)
-        if sum(static.values()) > available(ranks.device):
-            ranks.say(memory_line(static, run, ranks))
-            ranks.say("the step was not timed, as the weights alone do not fit here")
+        try:
+            refuse_too_large(empty, run, ranks)
+        except InputError as error:
+            ranks.say(f"{error}; the step is not timed")
             return
 
         source = open_data(settings, Path(folder), ranks, VALIDATION_SCENES + 4)
         batch = reader(source, settings, ranks)
         model = build(settings, ranks)
         optimisers = make_optimisers(model, run)
-        cost = measure(model, batch, lambda i: step_generator(run, i), ranks)
+        cost = measure(model, run, batch, lambda i: step_draws(run, i), ranks)
         parts = estimate(model, run, cost, ranks)
         ranks.say(memory_line(parts, run, ranks))
         if sum(parts.values()) > available(ranks.device):
-            ranks.say("the step was not timed, as it does not fit here")
+            ranks.say("the step is not timed")
             return
         compile_blocks(model, run, ranks)
         seconds = []

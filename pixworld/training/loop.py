@@ -17,15 +17,24 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pixworld.checkpoint import save_checkpoint
-from pixworld.methods.base import Method
+from pixworld.methods.base import Draws, Method
 from pixworld.training import checkpoints
 from pixworld.training.config import TrainConfig
 from pixworld.training.distributed import Ranks, process_group, whole
-from pixworld.training.memory import estimate, measure, memory_line, running_out_explained
+from pixworld.training.memory import estimate, measure, memory_line, refuse_too_large, running_out_explained
 from pixworld.training.optimisers import averaged, make_optimisers, schedule, set_rate, update_ema
 from pixworld.training.prefetch import ahead
 from pixworld.training.settings import load_settings, resolve, save_settings
-from pixworld.training.setup import build, compile_blocks, open_data, open_folder, reader, validation_scenes
+from pixworld.training.setup import (
+    build,
+    compile_blocks,
+    find_run,
+    make_folder,
+    open_data,
+    outline,
+    reader,
+    validation_scenes,
+)
 from pixworld.training.tracking import Log, Speed, line
 from pixworld.training.validation import validate
 from pixworld.views import Views
@@ -49,10 +58,12 @@ def train(
     exits with 128 + the signal's number. Raises InputError.
     """
     out = Path(out)
-    latest = open_folder(out, resume)
+    latest = find_run(out, resume)
     settings = resolve(preset, data, overrides, steps, load_settings(out) if resume else None)
+    make_folder(out)
     run = settings.train
     with process_group() as ranks, running_out_explained(run, ranks):
+        refuse_too_large(outline(settings), run, ranks)
         source = open_data(settings, out, ranks)
         model = build(settings, ranks, None if latest else init)
         optimisers = make_optimisers(model, run)
@@ -63,7 +74,7 @@ def train(
             save_settings(out, settings)
 
         batch = reader(source, settings, ranks)
-        cost = measure(model, batch, lambda i: step_generator(run, i), ranks)
+        cost = measure(model, run, batch, lambda i: step_draws(run, i), ranks)
         ranks.say(
             f"{preset}: {_millions(model)} M parameters, {len(source)} scenes, {ranks.world} x {ranks.device.type}, "
             f"steps {step} to {run.steps}, into {out}"
@@ -74,7 +85,7 @@ def train(
         speed = Speed(cost.flops, ranks)
         with Log(out, step, ranks) as log, _StopSignal() as stop:
             for views in ahead(lambda i: batch(i, run.batch // ranks.world), range(step, run.steps), run.readers):
-                record = train_step(model, optimisers, views, run, step)
+                record = train_step(model, optimisers, views, run, step, ranks.rank)
                 update_ema(ema, model, run.ema, step)
                 step += 1
                 record = ranks.mean(record | {"stop": float(stop.asked > 0)})  # all stop when one is asked to
@@ -108,16 +119,16 @@ def train(
 
 
 def train_step(
-    model: Method, optimisers: dict[str, list[Optimizer]], views: Views, run: TrainConfig, step: int
+    model: Method, optimisers: dict[str, list[Optimizer]], views: Views, run: TrainConfig, step: int, rank: int = 0
 ) -> dict[str, float]:
     """One step of every group; returns the loss terms and the gradient norms. A group whose gradient is not finite
     stays as it is."""
-    generator = step_generator(run, step)
+    draws = step_draws(run, step, rank)
     record = {}
     for group, parameters in model.optimised().items():
         name = "" if group == "model" else f"{group}_"
         set_rate(optimisers[group], schedule(step, run))
-        terms = model.losses(views, group, generator)
+        terms = model.losses(views, group, draws)
         sum(terms.values()).backward()
         norm = whole(torch.nn.utils.clip_grad_norm_(parameters, run.clip))
         if torch.isfinite(norm):
@@ -128,9 +139,9 @@ def train_step(
     return record
 
 
-def step_generator(run: TrainConfig, step: int) -> torch.Generator:
-    """What a step draws from; alike in all ranks, which have to take the same branches."""
-    return torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+def step_draws(run: TrainConfig, step: int, rank: int = 0) -> Draws:
+    """What a rank draws from in a step."""
+    return Draws.seeded(run.seed * 1_000_003 + step, rank)
 
 
 def save_weights(folder: Path, config: Any, ema: dict[str, Tensor], ranks: Ranks) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
-from pixworld.methods.base import Method
+from pixworld.methods.base import Draws, Method
 from pixworld.training.config import TrainConfig
 from pixworld.training.distributed import Ranks, blocks, local
 from pixworld.training.optimisers import muon_matrices
@@ -26,7 +27,8 @@ PROBES = 4  # steps measured; they differ in what is drawn: numbers of views, im
 class Cost:
     """Of the scenes of a step."""
 
-    flops: float  # of matrix products, attention and convolutions, forward and backward, a scene
+    flops: float  # of matrix products, attention and convolutions, forward and backward, a scene; recomputation is not
+    # among them, as MFU has it (Chowdhery et al. 2022)
     scene_bytes: int  # saved for the backward pass, a scene
     fixed_bytes: int  # and beside the scenes: the weights' bf16 copies
 
@@ -39,15 +41,20 @@ def recompute_blocks(model: Method) -> None:
 
 
 def measure(
-    model: Method, batch: Callable[[int, int], Views], generator: Callable[[int], torch.Generator], ranks: Ranks
+    model: Method,
+    run: TrainConfig,
+    batch: Callable[[int, int], Views],
+    draws: Callable[[int], Draws],
+    ranks: Ranks,
 ) -> Cost:
     """Cost of the method's steps, from the first ones on a scene or two a rank; leaves no gradients.
 
-    batch(step, scenes) and generator(step) are those of the run.
+    batch(step, scenes) and draws(step) are those of the run.
     """
 
     def probe(step: int, scenes: int) -> dict[str, float]:
-        flops, saved = _probe(model, batch(step, scenes), generator(step))
+        flops, recomputed, saved = _probe(model, batch(step, scenes), draws(step))
+        flops -= recomputed if run.gradient_checkpointing == "blocks" else 0
         return ranks.mean({"flops": flops, "saved": float(saved)})  # alike in all ranks, which must choose alike
 
     single = [probe(step, 1) for step in range(PROBES)]
@@ -56,23 +63,38 @@ def measure(
     return Cost(sum(x["flops"] for x in single) / PROBES, two - one, max(0, 2 * one - two))
 
 
-def _probe(model: Method, views: Views, generator: torch.Generator) -> tuple[float, int]:
-    """FLOPs of a step on these views, and bytes saved for its backward pass, of all groups together."""
+def _probe(model: Method, views: Views, draws: Draws) -> tuple[float, float, int]:
+    """Of a step of all groups on these views: FLOPs; those of the blocks' forward pass, which recomputation takes
+    again; bytes saved for the backward pass."""
     own = {_storage(p) for p in model.parameters()}
     saved: dict[int, int] = {}
+    forward = 0.0
 
     def pack(x: Tensor) -> Tensor:
         if _storage(x) not in own:
             saved[_storage(x)] = local(x).untyped_storage().nbytes()
         return x
 
-    with FlopCounterMode(display=False) as counter:
+    def enter(*_: object) -> None:
+        nonlocal forward
+        forward -= counter.get_total_flops()
+
+    def leave(*_: object) -> None:
+        nonlocal forward
+        forward += counter.get_total_flops()
+
+    with contextlib.ExitStack() as stack:
+        counter = stack.enter_context(FlopCounterMode(display=False))
+        stack.enter_context(set_checkpoint_early_stop(False))  # so that all of a block is computed again
+        for block in blocks(model):
+            stack.callback(block.register_forward_pre_hook(enter).remove)
+            stack.callback(block.register_forward_hook(leave).remove)
         for group in model.optimised():
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-                loss = sum(model.losses(views, group, generator).values())
+                loss = sum(model.losses(views, group, draws).values())
             loss.backward()
             model.zero_grad(set_to_none=True)
-    return float(counter.get_total_flops()), sum(saved.values())
+        return float(counter.get_total_flops()), forward, sum(saved.values())
 
 
 def _storage(x: Tensor) -> int:
@@ -93,10 +115,28 @@ def estimate(model: Method, run: TrainConfig, cost: Cost, ranks: Ranks) -> dict[
 
 
 def available(device: torch.device) -> int:
-    """Bytes that a rank of this machine may fill: all of its GPU, or its share of the main memory."""
+    """Bytes that a rank may fill: what is free on its GPU, or its share of the main memory that is, and what it
+    holds already."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    pages = os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, StopIteration):  # Linux tells what is free as well
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:"))
+        held = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = free // os.sysconf("SC_PAGE_SIZE") + held
+    return pages * os.sysconf("SC_PAGE_SIZE") // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def refuse_too_large(model: Method, run: TrainConfig, ranks: Ranks) -> None:
+    """Raise InputError where weights, gradients, moments and average do not fit; the model may be on meta."""
+    parts = estimate(model, run, Cost(0.0, 0, 0), ranks)
+    total, there = sum(parts.values()), available(ranks.device)
+    if total > there:
+        raise InputError(
+            f"weights, gradients, moments and average take {_bytes(total)}, and a device has {_bytes(there)}; train on "
+            "more devices with torchrun, or --set a smaller model"
+        )
 
 
 def _bytes(n: int) -> str:
@@ -111,7 +151,7 @@ def memory_line(parts: dict[str, int], run: TrainConfig, ranks: Ranks) -> str:
     return line if total < there else f"{line}; that is too much: {_advice(run)}"
 
 
-@contextmanager
+@contextlib.contextmanager
 def running_out_explained(run: TrainConfig, ranks: Ranks) -> Iterator[None]:
     """Memory that runs out becomes an InputError that says what to lower."""
     try:

@@ -60,6 +60,12 @@ def validation_scenes(source: Source) -> list[Views]:
     return [source.views(i) for i in range(len(source) - VALIDATION_SCENES, len(source))]
 
 
+def outline(settings: Settings) -> Method:
+    """The model without its numbers, on torch's meta device."""
+    with torch.device("meta"):
+        return settings.method.build()
+
+
 def build(settings: Settings, ranks: Ranks, init: Path | None = None) -> Method:
     """The model, alike in all ranks, on its device or shared by the ranks. Raises InputError."""
     torch.manual_seed(settings.train.seed)
@@ -73,21 +79,27 @@ def build(settings: Settings, ranks: Ranks, init: Path | None = None) -> Method:
 
 
 def compile_blocks(model: Method, run: TrainConfig, ranks: Ranks) -> None:
-    """torch.compile a block at a time: the blocks are alike, and their sizes vary from step to step."""
+    """torch.compile a block at a time: they are alike and share the result; their sizes vary from step to step."""
     if run.compile == "on" or (run.compile == "auto" and ranks.device.type == "cuda"):
+        # A kind of step is compiled apart: which streams there are, one view or several, an empty prompt or words. Past
+        # torch's own limit of 8 kinds the rest would stay uncompiled.
+        torch._dynamo.config.recompile_limit = 64
         for block in blocks(model):
-            block.forward = torch.compile(block.forward)
+            block.forward = torch.compile(block.forward, dynamic=True)
 
 
-def open_folder(out: Path, resume: bool) -> Path | None:
-    """Make a run's folder; returns the checkpoint that it goes on from. Raises InputError."""
+def find_run(out: Path, resume: bool) -> Path | None:
+    """The checkpoint that a run in OUT goes on from; None for one that starts. Raises InputError."""
     latest = checkpoints.latest(out)
     if latest and not resume:
         raise InputError(f"{out} already holds a run; add --resume to continue it, or choose another --out")
     if resume and not latest:
         raise InputError(f"{out} holds no checkpoint to resume from; leave --resume out to start there")
+    return latest
+
+
+def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
-    return latest

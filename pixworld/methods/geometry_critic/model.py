@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pixworld.cameras import Cameras
 from pixworld.diffusion import to_signal
 from pixworld.gaussians import quat_from_matrix, quat_to_matrix
-from pixworld.methods.base import Method
+from pixworld.methods.base import Draws, Method
 from pixworld.methods.geometry_critic import GeometryCriticConfig, GeometryCriticRecipe
 from pixworld.nn.blocks import SwiGLU, attend
 from pixworld.nn.encoders.images import resize, to_multiple
@@ -117,13 +117,13 @@ class GeometryCritic(Method):
         shrink = min(1.0, c.size / min(images.shape[-2:]))
         return self.tokens(to_multiple(images, c.patch, shrink))[:, :, 1 + c.registers :]
 
-    def losses(self, views: Views, group: str, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, views: Views, group: str, draws: Draws) -> dict[str, Tensor]:
         """Scale-invariant log depth with learned confidence, and pose, of random frames in random order."""
         r = self.config.recipe
         low, high = r.frames
-        count = min(int(torch.randint(low, high + 1, (), generator=generator)), len(views))
-        views = views.select(torch.randperm(len(views), generator=generator)[:count])
-        said = self(spoil(views.images, r, generator))
+        count = min(int(torch.randint(low, high + 1, (), generator=draws.shared)), len(views))
+        views = views.select(torch.randperm(len(views), generator=draws.own)[:count])
+        said = self(spoil(views.images, r, draws.own))
 
         known = views.depth > 0
         log_depth = torch.where(known, views.depth, 1.0).log()

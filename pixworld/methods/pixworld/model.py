@@ -24,7 +24,7 @@ from pixworld import diffusion
 from pixworld.cameras import Cameras
 from pixworld.gaussians import Gaussians
 from pixworld.losses import flow_matching, geometry_perception, log_depth_huber, perceptual, photometric
-from pixworld.methods.base import Method
+from pixworld.methods.base import Draws, Method
 from pixworld.methods.pixworld import PixWorldConfig, PixWorldRecipe
 from pixworld.nn.blocks import Stream, TwoStreamBlock
 from pixworld.nn.embeddings import TimeEmbedding, ViewRope, WordEmbedding, ray_map
@@ -178,14 +178,14 @@ class PixWorld(Method):
         background = None if clean is None else clean.images.mean((1, 3, 4))
         return diffusion.to_signal(render(gaussians, cameras, eps2d=self.config.eps2d, background=background).rgb)
 
-    def losses(self, views: Views, group: str, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, views: Views, group: str, draws: Draws) -> dict[str, Tensor]:
         """All terms of `losses.py` on one batch, weighted; see PixWorldRecipe.
 
         views: ordered frames of b scenes, with captions and, where known, depth. The split into seen and novel, clean
-        and noisy views is drawn from `generator` first: all ranks of a run take the same branch.
+        and noisy views is shared by all ranks of a run, the rest each rank draws for its own scenes.
         """
-        r = self.config.recipe
-        split = draw_split(len(views), r, generator)
+        r, generator = self.config.recipe, draws.own
+        split = draw_split(len(views), r, draws.shared)
         prompts = [
             "" if torch.rand((), generator=generator) < r.text_drop else caption for caption in views.text or ()
         ] or [""] * len(views.images)
