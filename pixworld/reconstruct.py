@@ -175,11 +175,13 @@ def predict(model: Method, photos: Sequence[PosedPhoto], views: int, device: str
         on_progress("predict", i, len(groups))
         clean = Views.cat([model_view(p, *shape) for p in group]).to(device)
         parts.append(model.infer(Task(clean), lambda *_: None).gaussians)  # one a pixel, view after view
-        masks += [pixel_mask(p, *shape).flatten() for p in group]
-        depths += own_depth(parts[-1], clean.cameras)
+        hidden = [~pixel_mask(p, *shape)[0].to(device) for p in group]
+        masks += [~x.flatten() for x in hidden]
+        own = own_depth(parts[-1], clean.cameras)
+        depths += [(cameras, z.masked_fill(x, torch.nan)) for (cameras, z), x in zip(own, hidden)]
     on_progress("predict", len(groups), len(groups))
     gaussians = Gaussians.cat(parts)
-    return gaussians.select(torch.cat(masks).to(device) & ~in_the_way(gaussians.means, depths))
+    return gaussians.select(torch.cat(masks) & ~in_the_way(gaussians.means, depths))
 
 
 def own_depth(gaussians: Gaussians, cameras: Cameras) -> list[tuple[Cameras, Float[Tensor, "h w"]]]:

@@ -63,6 +63,8 @@ def match(
     for i, photo in enumerate(seeing):
         others = [(logs[j], cameras[j]) for j in sources[i]]
         sure = (confirmations(logs[i], cameras[i], others) >= needed) & (scores[i] > SURE)
+        if photo.views.mask is not None:
+            sure &= _resize(photo.views.mask[:, None].float(), *logs[i].shape[-2:])[:, 0] > 0.99
         depth[photo.name] = torch.where(sure, logs[i].exp(), 0.0)
     on_progress("stereo", LEVELS * len(seeing), LEVELS * len(seeing))
     return [replace(p, stereo=depth.get(p.name)) for p in photos]

@@ -29,7 +29,8 @@ def in_the_way(
 
     views: one camera each with its z-depth at every pixel. A view is blocked where the point stands in front of its own
     depth by more than TOLERANCE, and agrees where the two are as near. Depths are those of 3 x 3 pixels, nearest to
-    farthest, so that an edge which lies a pixel off does no harm. Of fewer than VIEWS views, nothing is in the way.
+    farthest, so that an edge which lies a pixel off does no harm; a NaN (what a mask hides) says nothing about the
+    pixels around it. Of fewer than VIEWS views, nothing is in the way.
     """
     blocked, agreeing = (torch.zeros(len(means), dtype=torch.long, device=means.device) for _ in range(2))
     for cameras, depth in views if len(views) >= VIEWS else ():

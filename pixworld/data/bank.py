@@ -164,6 +164,9 @@ def main(
     seed: int,
     textures: Path | None = None,
     workers: int = 2,
+    height: int = 64,
+    width: int = 96,
+    views: int = 8,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> None:
     """Build a bank of procedural scenes, and a contact sheet of its first ones.
@@ -174,10 +177,13 @@ def main(
         seed: banks of different seeds share no scene.
         textures: a folder of jpg photos to put on surfaces, besides the synthetic textures.
         workers: processes.
+        height: of the images, pixels.
+        width: of the images, pixels.
+        views: frames a scene.
         device: cuda traces on a GPU what the workers propose.
     """
     try:
-        build_bank(out, scenes, seed, workers=workers, textures=textures, device=device)
+        build_bank(out, scenes, seed, height, width, views, workers, textures=textures, device=device)
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error

@@ -96,7 +96,14 @@ class BankSource:
         if frames < len(views):
             start = int(rng.integers(0, len(views) - frames + 1))
             views = views.select(slice(start, start + frames))
-        return views if shape == (views.cameras.height, views.cameras.width) else _resized(views, shape)
+        if shape == (views.cameras.height, views.cameras.width):
+            return views
+        if min(shape) > min(views.cameras.height, views.cameras.width):
+            raise InputError(
+                f"the bank's images are {views.cameras.height} x {views.cameras.width} px, and {shape[0]} x {shape[1]} "
+                "are wanted; build a larger one."
+            )
+        return _resized(views, shape)
 
     def report(self) -> str:
         return f"{len(self)} procedural scenes"

@@ -51,6 +51,10 @@ def evaluate(
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
+    if model.config.method != "pixworld":
+        raise InputError(
+            f"{name} is a checkpoint of {model.config.method}, which makes no scenes; give one of pixworld."
+        )
     rules = PROTOCOLS[protocol]
     points = (0 if rules.generated else 300) if points is None else points
     size, patch = size or model.config.size, model.config.patch
@@ -120,7 +124,8 @@ def predicted(model: Method, sample: Sample, rules: Protocol, steps: int, guidan
     device = next(model.parameters()).device
     given = sample.given.to(device)
     targets = sample.held.cameras.to(device) if rules.generated else None
-    gaussians = model.infer(Task(given, targets, sample.prompt, seed, steps, guidance), lambda *_: None).gaussians
+    prompt = sample.prompt if rules.generated else ""  # photos come without a caption
+    gaussians = model.infer(Task(given, targets, prompt, seed, steps, guidance), lambda *_: None).gaussians
     if not rules.generated:
         gaussians = gaussians.select(~in_the_way(gaussians.means, own_depth(gaussians, given.cameras)))
     background = given.images.mean((0, 2, 3))

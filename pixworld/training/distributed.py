@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -63,7 +64,9 @@ def process_group() -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     ours = world > 1 and not dist.is_initialized()
     if ours:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        # A day: the others wait while the first rank builds a bank.
+        kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(kind, timeout=timedelta(days=1))
     yield Ranks(rank, world, device)
     if ours:  # not after an error: the other ranks may be waiting in a collective; torchrun ends them
         dist.destroy_process_group()

@@ -27,8 +27,8 @@ PROBES = 4  # steps measured; they differ in what is drawn: numbers of views, im
 class Cost:
     """Of the scenes of a step."""
 
-    flops: float  # of matrix products, attention and convolutions, forward and backward, a scene; recomputation is not
-    # among them, as MFU has it (Chowdhery et al. 2022)
+    flops: float  # of matrix products, attention and convolutions, forward and backward, a scene of the run's batch;
+    # recomputation is not among them, as MFU has it (Chowdhery et al. 2022)
     scene_bytes: int  # saved for the backward pass, a scene
     fixed_bytes: int  # and beside the scenes: the weights' bf16 copies
 
@@ -47,7 +47,8 @@ def measure(
     draws: Callable[[int], Draws],
     ranks: Ranks,
 ) -> Cost:
-    """Cost of the method's steps, from the first ones on a scene or two a rank; leaves no gradients.
+    """Cost of the method's steps, from the first ones on two scenes or three a rank; leaves no gradients. What is taken
+    on one or two scenes of a batch alone (PixWorldRecipe.judged) thus counts as fixed.
 
     batch(step, scenes) and draws(step) are those of the run.
     """
@@ -57,10 +58,14 @@ def measure(
         flops -= recomputed if run.gradient_checkpointing == "blocks" else 0
         return ranks.mean({"flops": flops, "saved": float(saved)})  # alike in all ranks, which must choose alike
 
-    single = [probe(step, 1) for step in range(PROBES)]
-    dearest = max(range(PROBES), key=lambda step: single[step]["saved"])
-    one, two = int(single[dearest]["saved"]), int(probe(dearest, 2)["saved"])
-    return Cost(sum(x["flops"] for x in single) / PROBES, two - one, max(0, 2 * one - two))
+    two = [probe(step, 2) for step in range(PROBES)]
+    three = [probe(step, 3) for step in range(PROBES)]
+    flops = sum(x["flops"] for x in two) / PROBES, sum(x["flops"] for x in three) / PROBES
+    dearest = max(range(PROBES), key=lambda step: three[step]["saved"])
+    saved = int(two[dearest]["saved"]), int(three[dearest]["saved"])
+    each, fixed = flops[1] - flops[0], max(0.0, 3 * flops[0] - 2 * flops[1])
+    each += fixed / max(1, run.batch // ranks.world)
+    return Cost(each, saved[1] - saved[0], max(0, 3 * saved[0] - 2 * saved[1]))
 
 
 def _probe(model: Method, views: Views, draws: Draws) -> tuple[float, float, int]:

@@ -70,6 +70,10 @@ def resolve(
         settings = replace(saved, preset=preset, data=data)
     for assignment in [*overrides, *([] if steps is None else [f"steps={steps}"])]:
         settings = override(settings, assignment)
+    if settings.method.size % settings.method.patch:
+        raise InputError(
+            f"size = {settings.method.size} is no multiple of patch = {settings.method.patch}; --set one that is"
+        )
     if saved is not None and settings != saved:
         before, now = flat(saved), flat(settings)
         field = next(name for name in before if before[name] != now[name])

@@ -9,7 +9,7 @@ import torch
 
 from pixworld.data.bank import build_bank
 from pixworld.data.sampling import training_batch
-from pixworld.data.sources import Source, open_source
+from pixworld.data.sources import Mixture, Source, open_source
 from pixworld.methods.base import Method
 from pixworld.training import checkpoints
 from pixworld.training.config import TrainConfig
@@ -32,11 +32,18 @@ def open_data(settings: Settings, out: Path, ranks: Ranks, scenes: int = PROCEDU
         spec = str(out / "bank")
         if ranks.first and not (out / "bank" / "meta.json").exists():
             print(f"building a bank of {scenes} procedural scenes in {spec}", flush=True)
-            build_bank(out / "bank", scenes=scenes, seed=1, height=shape[0], width=shape[1])
+            build_bank(
+                out / "bank", scenes=scenes, seed=1, height=shape[0], width=shape[1], views=settings.method.frames
+            )
         ranks.barrier()
-    source = open_source(spec, shape=shape)
+    source = open_source(spec, frames=settings.method.frames, shape=shape)
     if len(source) <= VALIDATION_SCENES:
         raise InputError(f"the data has {len(source)} scenes; training needs more than {VALIDATION_SCENES}")
+    if isinstance(source, Mixture) and len(source.members[-1]) <= VALIDATION_SCENES:
+        raise InputError(
+            f"the first data named has {len(source.members[-1])} scenes, and validation needs {VALIDATION_SCENES}; "
+            "name a larger set first"
+        )
     return source
 
 

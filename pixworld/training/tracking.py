@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from pixworld.files import atomic, save_image
 from pixworld.training.distributed import Ranks
 
-# Dense bf16 peak in FLOP/s, from the makers' data sheets; the first name that the device's contains.
+# Dense bf16 peak in FLOP/s, from the makers' data sheets; the first that is a word of the device's name.
 PEAKS = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -26,6 +27,7 @@ PEAKS = {
     "A100": 312e12,
     "A800": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "A40": 149.7e12,
     "A6000": 154.8e12,
@@ -108,7 +110,7 @@ def peak_flops(device: torch.device) -> float:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for known, peak in PEAKS.items():
-            if known in name:
+            if re.search(rf"\b{known}\b", name):
                 return peak
     n = 8192 if device.type == "cuda" else 1024
     a = torch.ones(n, n, dtype=torch.bfloat16, device=device)

@@ -47,6 +47,7 @@ class PixWorldRecipe:
     geometry_weight: float = 0.0
     geometry: str = "geometry-critic-small"  # the critic
     critic_weights: str = ""  # file or folder of the critic's weights, where they do not ship
+    perceptual_weights: str = ""  # the same of the perceptual distance
 
 
 # As published: 4 to 8 views, few of them clean, 4 to 8 novel ones, weights 0.1 (perceptual), 1.0 (depth) and 0.1
@@ -83,6 +84,7 @@ class PixWorldConfig:
     heads: int = 4
     patch: int = 8  # pixels
     size: int = 64  # short side of the images that it is trained on, pixels
+    frames: int = 8  # of a scene that a training step takes its views from
     streams: Literal["two", "shared"] = "two"  # whether clean and noisy views have blocks of their own
     cameras: Literal["prope", "rays", "both"] = "both"  # inside attention, as input (Plücker), or both
     depth_input: bool = True  # clean tokens read the depth that comes with their views
@@ -105,11 +107,11 @@ class PixWorldConfig:
         return PixWorld(self)
 
 
-# name -> d, blocks, heads, patch, short side of the images; parameters without the text encoder
+# name -> d, blocks, heads, patch, short side of the images; parameters, without a text encoder that is loaded
 SIZES = {
-    "tiny": (128, 4, 2, 8, 64),  # 3.1 M: tests, comparisons of recipes
-    "small": (256, 8, 4, 8, 64),  # 22.8 M: what ships
-    "base": (640, 16, 10, 16, 256),  # 270 M: one GPU
+    "tiny": (128, 4, 2, 8, 64),  # 3.8 M: tests, comparisons of recipes
+    "small": (256, 8, 4, 8, 64),  # 22.5 M: what ships
+    "base": (640, 16, 10, 16, 256),  # 277 M: one GPU
     "paper": (1024, 24, 16, 16, 336),  # 1.044 B
 }
 
@@ -132,7 +134,7 @@ def pixworld_small() -> PixWorldConfig:
 def pixworld_base() -> PixWorldConfig:
     """For one GPU: the paper's losses at 256 px, with the depth and the ray input that help the small one."""
     recipe = replace(PAPER_RECIPE, perceptual="st-lpips-vgg", geometry="geometry-critic-small", hints=0.65)
-    return _config("base", sh_degree=1, eps2d=0.3, recipe=recipe)
+    return _config("base", frames=16, sh_degree=1, eps2d=0.3, recipe=recipe)
 
 
 def pixworld_paper() -> PixWorldConfig:
@@ -143,6 +145,7 @@ def pixworld_paper() -> PixWorldConfig:
     """
     return _config(
         "paper",
+        frames=16,
         cameras="prope",
         depth_input=False,
         positions=(21, 28),

@@ -228,7 +228,9 @@ class PixWorld(Method):
         judged = slice(0, r.judged or b)
         rgb, truth, t = rgb[judged], truth[judged], t[judged]
         if r.perceptual_weight:
-            distance = self._frozen("perceptual", lambda: load_perceptual(r.perceptual, device=device))
+            distance = self._frozen(
+                "perceptual", lambda: load_perceptual(r.perceptual, _path(r.perceptual_weights), device)
+            )
             terms["perceptual"] = r.perceptual_weight * perceptual(rgb, truth, t, r.gate, distance)
         if r.geometry_weight:
             critic = self._frozen("geometry", lambda: load_geometry(r.geometry, _path(r.critic_weights), device))
