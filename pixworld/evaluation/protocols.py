@@ -114,8 +114,8 @@ def _bank_samples(folder: Path, protocol: Protocol, scenes: int, points: int, se
     scenes = min(scenes, len(bank))
     height, width = bank.arrays["images"].shape[2:4]
     about = (
-        f"{_counted(scenes, 'procedural scene')} of {folder.resolve().name} (seed {bank.meta['seed']}, which a model must "
-        f"not have been trained on), {height} x {width} px, given views with "
+        f"{_counted(scenes, 'procedural scene')} of {folder.resolve().name} (seed {bank.meta['seed']}, which a model "
+        f"must not have been trained on), {height} x {width} px, given views with "
     )
     about += f"{points} points of known depth each, exact to 2 %" if points else "no depth"
     about += ", and stereo" if points and not protocol.generated else ""
