@@ -56,7 +56,7 @@ def save_bank(folder, scenes: list[Views]):
     for name, dtype in ARRAYS.items():
         np.save(folder / f"{name}.npy", arrays[name].astype(dtype))
     (folder / "captions.json").write_text(json.dumps([s.text[0] for s in scenes]))
-    (folder / "meta.json").write_text(json.dumps({"scenes": len(scenes)}))
+    (folder / "meta.json").write_text(json.dumps({"scenes": len(scenes), "seed": 9}))
     return folder
 
 
