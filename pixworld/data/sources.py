@@ -98,7 +98,7 @@ class BankSource:
             views = views.select(slice(start, start + frames))
         if shape == (views.cameras.height, views.cameras.width):
             return views
-        if min(shape) > min(views.cameras.height, views.cameras.width):
+        if min(shape) > 1.5 * min(views.cameras.height, views.cameras.width):  # a little is the crop of another shape
             raise InputError(
                 f"the bank's images are {views.cameras.height} x {views.cameras.width} px, and {shape[0]} x {shape[1]} "
                 "are wanted; build a larger one."
