@@ -4,7 +4,8 @@ Where the images are: at the cameras of a file that are named like them; a singl
 file's first camera; without a file, a single image at the origin, several where structure from motion finds them.
 
 Where is generated: at the file's other cameras; else along a trajectory around the first image, or, for several images,
-along the way through them. The views are spread: each is as far as can be from the images and from one another.
+along the way through them. Of a file's cameras every n-th is taken; along a path the views are spread, each as far as
+can be from the images and from one another.
 """
 
 from __future__ import annotations

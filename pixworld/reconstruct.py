@@ -27,6 +27,7 @@ from pixworld.poses import Poses, poses_from_cameras, poses_from_photos
 from pixworld.refine import Progress, RefineOptions, check_early_stop, refine
 from pixworld.render import render
 from pixworld.stereo import match
+from pixworld.view_choice import camera_distance, nearest
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Scene, Task, Views
 from pixworld.visibility import in_the_way
 
@@ -201,9 +202,8 @@ def group_photos(
         by_shape[model_shape(photo.views.cameras, size, patch)].append(photo)
     groups = []
     for shape, members in by_shape.items():
-        c2w = torch.cat([p.views.cameras.c2w for p in members])
-        offset = torch.cdist(c2w[:, :3, 3], c2w[:, :3, 3])
-        distance = offset / offset.max().clamp_min(1e-9) + 1 - c2w[:, :3, 2] @ c2w[:, :3, 2].T
+        cameras = _cameras(members)
+        distance = camera_distance(cameras, cameras)
         chain, left = [0], set(range(1, len(members)))
         while left:
             nearest = min(left, key=lambda i: distance[chain[-1], i].item())
@@ -315,11 +315,12 @@ def mean_psnr(gaussians: Gaussians, photos: Sequence[Views]) -> float:
 
 def nearest_photo(photo: PosedPhoto, others: Sequence[PosedPhoto]) -> PosedPhoto:
     """The one whose camera is nearest in position and viewing direction."""
-    c2w = torch.cat([p.views.cameras.c2w for p in others])
-    own = photo.views.cameras.c2w[0]
-    offset = (c2w[:, :3, 3] - own[:3, 3]).norm(dim=-1)
-    turn = 1 - c2w[:, :3, 2] @ own[:3, 2]
-    return others[int((offset / offset.max().clamp_min(1e-9) + turn).argmin())]
+    return others[int(nearest(_cameras([photo]), _cameras(others)))]
+
+
+def _cameras(photos: Sequence[PosedPhoto]) -> Cameras:
+    """Where photos of any sizes were taken."""
+    return Cameras.cat([p.views.cameras.resize(1, 1) for p in photos])
 
 
 @contextmanager

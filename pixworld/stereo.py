@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pixworld.cameras import Cameras
+from pixworld.view_choice import camera_distance
 from pixworld.views import PosedPhoto
 
 SIZE = 144  # short side of the finest level, pixels
@@ -50,7 +51,7 @@ def match(
         grey = [_resize(p.views.images, *s).mean(1, keepdim=True) for p, s in zip(seeing, sizes)]
         cameras = [p.views.cameras.resize(*s) for p, s in zip(seeing, sizes)]
         logs = [_median(_resize(x[None], *s)[0]) for x, s in zip(logs, sizes)]
-        window = WINDOW + 2 * min(level, 1)
+        window = WINDOW if level == 0 else WINDOW + 2
         swept = []
         for i, log_depth in enumerate(logs):
             on_progress("stereo", level * len(seeing) + i, LEVELS * len(seeing))
@@ -82,16 +83,13 @@ def sweep(
     the offsets by the parabola through the winner and its neighbours; and the winner's mean correlation with its two
     best sources. `cameras` are of one view each."""
     depth = torch.exp(log_depth + offsets[:, None, None])
-    # The two best sources count at a pixel: the others may not see it.
-    best = second = None
-    for source in sources:
+    # The two best sources count at a pixel, a single one twice: the others may not see it.
+    best = second = correlation(grey, cameras, *sources[0], depth, window)
+    for i, source in enumerate(sources[1:]):
         score = correlation(grey, cameras, *source, depth, window)
-        if best is None:
-            best = second = score
-        else:
-            last = torch.minimum(best, score)
-            second = last if second is best else torch.maximum(second, last)
-            best = torch.maximum(best, score)
+        worse = torch.minimum(best, score)
+        second = worse if i == 0 else torch.maximum(second, worse)
+        best = torch.maximum(best, score)
     scores = best + second
     winner = scores.argmax(0)
     inner = winner.clamp(1, len(offsets) - 2)
@@ -149,10 +147,7 @@ def _seen_at(cameras: Cameras, other: Cameras, depth: Float[Tensor, "d h w"]) ->
 
 def neighbours(cameras: Cameras, count: int) -> list[list[int]]:
     """For each camera [v] the nearest others in position and viewing direction."""
-    offset = torch.cdist(cameras.positions, cameras.positions)
-    forward = cameras.c2w[:, :3, 2]
-    distance = offset / offset.max().clamp_min(1e-9) + 1 - forward @ forward.T
-    distance.fill_diagonal_(torch.inf)
+    distance = camera_distance(cameras, cameras).fill_diagonal_(torch.inf)
     return distance.argsort(dim=1)[:, : min(count, len(distance) - 1)].tolist()
 
 

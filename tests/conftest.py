@@ -9,13 +9,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from jaxtyping import install_import_hook
 
-# Not `render.cpu`, `splats.rows` and `data.trace`: their functions are compiled by numba, which a wrapper would break.
+# Not `render.cpu`, `splats.rows`, `data.trace`, `data.patterns`, `data.shadows` and `data.world`: their functions are
+# compiled by numba, or its kernels take their types, which a wrapper would break.
 CHECKED = """
-    camera_files cameras checkpoint data.bank data.frames data.procedural data.pseudo_depth data.sampling
-    data.scene_folders data.sources data.stores densify diffusion evaluation exif files gaussians generate lift losses
-    methods metrics nn photos poses reconstruct refine render.cuda render.reference sfm sh splats.axes splats.checks
-    splats.codebooks splats.edit splats.gltf splats.ply splats.quaternions splats.sog splats.splat splats.spz splats.usd
-    stereo training trajectories video view_choice views visibility world_frame
+    camera_files cameras checkpoint data.bank data.checks data.frames data.procedural data.pseudo_depth
+    data.sampling data.scene_folders data.shards data.sources data.stores data.textures data.trace_torch densify
+    diffusion evaluation exif files gaussians generate lift losses methods metrics nn photos poses reconstruct
+    refine render.cuda render.reference sfm sh splats.axes splats.checks splats.codebooks splats.edit
+    splats.gltf splats.ply splats.quaternions splats.sog splats.splat splats.spz splats.usd stereo training
+    trajectories video view_choice views visibility world_frame
 """
 install_import_hook([f"pixworld.{name}" for name in CHECKED.split()], "beartype.beartype")
 
