@@ -26,7 +26,7 @@ def open_data(settings: Settings, out: Path, ranks: Ranks, scenes: int = PROCEDU
     """The source that --data names, at the image size of the method; for "procedural", a bank of `scenes` scenes in
     OUT, which is built when it is not there. Raises InputError."""
     size, patch = settings.method.size, settings.method.patch
-    shape = (size, 3 * size // 2 // patch * patch)
+    shape = (size, int(size * settings.method.aspect) // patch * patch)
     spec = settings.data
     if spec == "procedural":
         spec = str(out / "bank")

@@ -38,6 +38,7 @@ class GeometryCriticConfig:
     registers: int = 4  # tokens a view besides the patches and the camera
     frames: int = 8  # of a scene that a training step takes its views from
     size: int = 64  # short side of the images that it is trained on; larger ones are shrunk to it, pixels
+    aspect: float = 1.5  # their long side over the short one
     recipe: GeometryCriticRecipe = field(default_factory=GeometryCriticRecipe)
 
     def build(self) -> GeometryCritic:

@@ -23,6 +23,8 @@ class PixWorldRecipe:
     rendered_clean: int = 1  # clean views that are rendered and compared, at most
     novel: tuple[int, int] = (3, 3)  # fewest and most views that are rendered and compared but not seen
     generative_novel: tuple[int, int] = (1, 1)  # the same in a step with noisy views, all of which are rendered
+    # Holes show a random colour a scene, not the mean of the clean views: what is unsure must still be covered.
+    random_background: bool = True
     text_drop: float = 0.2
     # Scenes whose clean views carry sparse depth, as structure from motion gives it: log-uniform counts, with noise.
     hints: float = 0.65
@@ -61,6 +63,7 @@ PAPER_RECIPE = PixWorldRecipe(
     novel=(4, 8),
     generative_novel=(4, 8),
     hints=0.0,
+    random_background=False,
     time_floor=0.05,
     judged=0,
     recon_weight=1.0,
@@ -84,6 +87,7 @@ class PixWorldConfig:
     heads: int = 4
     patch: int = 8  # pixels
     size: int = 64  # short side of the images that it is trained on, pixels
+    aspect: float = 1.5  # their long side over the short one
     frames: int = 8  # of a scene that a training step takes its views from
     streams: Literal["two", "shared"] = "two"  # whether clean and noisy views have blocks of their own
     cameras: Literal["prope", "rays", "both"] = "both"  # inside attention, as input (Plücker), or both
@@ -145,6 +149,7 @@ def pixworld_paper() -> PixWorldConfig:
     """
     return _config(
         "paper",
+        aspect=448 / 336,
         frames=16,
         cameras="prope",
         depth_input=False,

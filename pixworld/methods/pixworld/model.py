@@ -172,10 +172,17 @@ class PixWorld(Method):
             self.frozen[name] = load()
         return self.frozen[name]
 
-    def _render(self, gaussians: Gaussians, cameras: Cameras, clean: Views | None) -> Float[Tensor, "b v 3 h w"]:
-        """In the signal range. What no Gaussian covers shows the mean colour of the clean views (black without any): a
-        hole should not be a reason to grow over it."""
-        background = None if clean is None else clean.images.mean((1, 3, 4))
+    def _render(
+        self,
+        gaussians: Gaussians,
+        cameras: Cameras,
+        clean: Views | None,
+        background: Float[Tensor, "b 3"] | None = None,
+    ) -> Float[Tensor, "b v 3 h w"]:
+        """In the signal range. What no Gaussian covers shows the background, else the mean colour of the clean views
+        (black without any)."""
+        if background is None and clean is not None:
+            background = clean.images.mean((1, 3, 4))
         return diffusion.to_signal(render(gaussians, cameras, eps2d=self.config.eps2d, background=background).rgb)
 
     def losses(self, views: Views, group: str, draws: Draws) -> dict[str, Tensor]:
@@ -206,7 +213,8 @@ class PixWorld(Method):
         prediction = self.predict(clean, noisy, prompts)
         shown_clean = split.clean[: r.rendered_clean]
         shown = views.select(torch.cat([split.noisy, shown_clean, split.novel]))
-        rgb = self._render(prediction.gaussians, shown.cameras, clean)
+        background = torch.rand(b, 3, generator=generator).to(device) if r.random_background else None
+        rgb = self._render(prediction.gaussians, shown.cameras, clean, background)
         truth = diffusion.to_signal(shown.images)
         sizes = [len(split.noisy), len(shown_clean), len(split.novel)]
         (noisy_rgb, clean_rgb, novel_rgb), (_, clean_truth, novel_truth) = rgb.split(sizes, 1), truth.split(sizes, 1)
