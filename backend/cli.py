@@ -62,7 +62,8 @@ def reconstruct(
         seed: of everything random
         device: where to compute
     """
-    from backend.worker import make_options, reconstruct_folder
+    from backend.folders import reconstruct_folder
+    from backend.options import make_options
 
     options = make_options(
         holdout=holdout,
@@ -101,23 +102,36 @@ def render(scene: tyro.conf.Positional[Path], /, cameras: Path, out: Path) -> No
         cameras: transforms.json of the cameras
         out: folder for the images
     """
-    from backend.worker import render_folder
+    from backend.folders import render_folder
 
     with Stages() as stages:
         names = render_folder(scene, cameras, out, stages)
     print(f"{out}: {', '.join(names) if len(names) < 5 else f'{names[0]} .. {names[-1]}, {len(names)} files'}")
 
 
-def serve(bind: str = DEFAULT_ADDRESS, device: Device = "auto") -> None:
-    """Serve Blender and other clients on this machine until Ctrl-C.
+def serve(bind: str = DEFAULT_ADDRESS, device: Device = "auto", keys: Path | None = None) -> None:
+    """Serve Blender and other clients until Ctrl-C: on this machine, or, with keys, wherever they are.
 
     Args:
-        bind: address to listen at; only this machine's own (127.0.0.1, localhost, [::1], ipc://) are taken
+        bind: address to listen at; without keys only this machine's own (127.0.0.1, localhost, [::1], ipc://) are taken
         device: where to compute
+        keys: folder of `backend keys`; only clients that have its client.json are let in, and all is encrypted
     """
     from backend.server import serve as run
 
-    run(bind, device)
+    run(bind, device, keys=keys)
+
+
+def keys(folder: tyro.conf.Positional[Path], /) -> None:
+    """Make the keys of a service that other machines may reach: server.json stays, client.json goes to the clients.
+
+    Args:
+        folder: where to write them, for `backend serve --keys`
+    """
+    from backend.access import CLIENT, SERVER, make_keys
+
+    make_keys(folder)
+    print(f"{folder}/{SERVER} is for `backend serve --keys {folder}`; copy {folder}/{CLIENT} to the clients' machines")
 
 
 def doctor(build_gsplat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False) -> None:
@@ -140,6 +154,7 @@ COMMANDS = {
     "info": info,
     "view": view,
     "serve": serve,
+    "keys": keys,
     "train": train,
     "evaluate": evaluate,
     "doctor": doctor,

@@ -256,10 +256,7 @@ def _blender() -> list[Finding]:
 
 
 def _optional() -> list[Finding]:
-    uses = {
-        "usd-core": "USD files, which Blender and Omniverse read",
-        "scikit-image": "the bundled photo sets of scripts/demo --set",
-    }
+    uses = {"usd-core": "USD files, which Blender and Omniverse read"}
     return [Finding(name, _version(name) or f"not installed ({PIP} {name}): {use}") for name, use in uses.items()]
 
 

@@ -45,7 +45,8 @@ def evaluate(
         seed: of everything random
         device: where to compute
     """
-    from backend.worker import check_options, output_folder
+    from backend.folders import output_folder
+    from backend.options import check_options
     from pixworld.checkpoint import load_checkpoint
     from pixworld.evaluation.run import evaluate as run
     from pixworld.evaluation.scores import load_scores

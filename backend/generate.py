@@ -48,7 +48,8 @@ def generate(
         checkpoint: folder of a trained model; without it the one that comes with the package
         device: where to compute
     """
-    from backend.worker import check_options, output_folder
+    from backend.folders import output_folder
+    from backend.options import check_options
     from pixworld.camera_files import load_cameras, save_cameras
     from pixworld.files import save_image, save_video, write_json
     from pixworld.generate import GenerateOptions

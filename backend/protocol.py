@@ -6,7 +6,8 @@ refused: no pickle, no object arrays, no msgpack extension types, no duplicate k
 
 Client to server, by header["op"]:
 
-    hello    {request}                    -> hello    {request, version, protocol, device, checkpoint, ready}
+    hello    {request}                    -> hello    {request, version, protocol, device, checkpoint, hash,
+                                             ready}; hash: 12 hex digits of the checkpoint
     status   {request, job or None}       -> status   {request, ...}
     ping     {jobs: [id, ..]}             -> pong     {states: {id: state}}
     submit   {job, task, fields} + arrays -> progress (stage "queued"), then what becomes of the job
@@ -16,6 +17,7 @@ Client to server, by header["op"]:
 Server to client, by header["kind"], about a job:
 
     progress   {job, stage, step, steps}     stage "queued": `step` jobs are ahead of it
+               with preview: true            + arrays means, quats, scales, opacities, sh: the Gaussians so far, few
     result     {job, ...} + arrays
     error      {job, code, message}          BUSY also has retry_after in seconds; job is "" if it could not be read
     cancelled  {job}

@@ -46,7 +46,8 @@ def refine(
         seed: of everything random
         device: where to compute
     """
-    from backend.worker import check_options, output_folder
+    from backend.folders import output_folder
+    from backend.options import check_options
     from pixworld.camera_files import load_cameras, save_cameras
     from pixworld.photos import load_photos
     from pixworld.reconstruct import choose_device, mean_psnr, photo_view, pose_apart

@@ -1,14 +1,13 @@
 """The service: one ROUTER socket, a queue, and one worker process that owns the device. Never imports torch.
 
 Only the loop touches the socket and the jobs. A thread a worker carries messages between the worker's pipe and the
-loop, so that neither a busy worker nor a large message keeps anyone waiting. Clients are on this machine only.
+loop, so that neither a busy worker nor a large message keeps anyone waiting. Clients are on this machine, or have keys.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
 import multiprocessing
 import queue
 import signal
@@ -18,12 +17,13 @@ import time
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import zmq
 
 from backend import __version__, worker
+from backend.access import Gate, ServerKeys, endpoint_of
 from backend.client import BackendError
 from backend.protocol import DEFAULT_ADDRESS, MAX_BYTES, PROTOCOL, Header, ProtocolError, decode, encode, failure
 
@@ -101,11 +101,18 @@ class Worker:
 class Server:
     """The service at one address. `run` serves until it is interrupted; `close` leaves no process behind.
 
-    `ops` is the module of the tasks: `OPS` and `describe` as in worker.py. Raises BackendError if it cannot start.
+    `ops` is the module of the tasks: `OPS` and `describe` as in tasks/. With `keys`, only clients that they name are
+    let in, wherever they are; without, only this machine's. Raises BackendError if it cannot start.
     """
 
-    def __init__(self, bind: str = DEFAULT_ADDRESS, device: str = "auto", ops: str = "backend.worker") -> None:
-        endpoint = loopback(bind)
+    def __init__(
+        self,
+        bind: str = DEFAULT_ADDRESS,
+        device: str = "auto",
+        ops: str = "backend.tasks",
+        keys: ServerKeys | None = None,
+    ) -> None:
+        endpoint = endpoint_of(bind, keys is not None)
         self._device, self._ops = device, ops
         self._jobs: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
@@ -123,6 +130,9 @@ class Server:
         self._router.setsockopt(zmq.IPV6, "[" in endpoint)
         self._router.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects takes its name over
+        self._gate = None if keys is None else Gate(self._context, keys)
+        if keys is not None:
+            Gate.guard(self._router, keys)
         try:
             self._router.bind(endpoint)
         except zmq.ZMQError as error:
@@ -146,9 +156,13 @@ class Server:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._inbox, zmq.POLLIN)
+        if self._gate:
+            poller.register(self._gate.socket, zmq.POLLIN)
         self._start_worker()
         while True:
             poller.poll(TICK_MS)
+            if self._gate:
+                self._gate.answer()
             self._read_clients()
             self._read_worker()
             self._check_times()
@@ -202,7 +216,7 @@ class Server:
             "version": __version__,
             "protocol": PROTOCOL,
             "ready": about is not None,
-            **(about or {"device": self._device, "checkpoint": ""}),
+            **(about or {"device": self._device, "checkpoint": "", "hash": ""}),
         }
 
     def _status(self, job: object) -> Header:
@@ -295,7 +309,7 @@ class Server:
                 continue
             header, _arrays = decode(frames)
             if header["kind"] == "ready":
-                self._worker.about = {key: header[key] for key in ("device", "checkpoint")}
+                self._worker.about = {key: value for key, value in header.items() if key != "kind"}
             elif self._running is None:
                 raise BackendError(header["message"])
             elif header["kind"] == "progress":
@@ -356,24 +370,10 @@ def text(header: Header, key: str) -> str:
     return value
 
 
-def loopback(bind: str) -> str:
-    """The address in the form that ZeroMQ binds. Raises BackendError unless only this machine can reach it."""
-    try:
-        url = urlsplit(bind)
-        host = "127.0.0.1" if url.hostname == "localhost" else url.hostname
-        port = url.netloc.rpartition(":")[2]
-        if url.scheme == "ipc" and url.netloc + url.path:
-            return bind
-        if url.scheme == "tcp" and (port == "*" or port.isdecimal()) and ipaddress.ip_address(host).is_loopback:
-            return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-    except ValueError:
-        pass
-    raise BackendError(f"the backend serves this machine only: bind an address like {DEFAULT_ADDRESS}, not {bind}")
-
-
-def serve(bind: str, device: str, ops: str = "backend.worker") -> None:
-    """Serve until Ctrl-C or SIGTERM. Raises BackendError if it cannot."""
+def serve(bind: str, device: str, ops: str = "backend.tasks", keys: Path | None = None) -> None:
+    """Serve until Ctrl-C or SIGTERM, with the keys of a folder. Raises BackendError if it cannot."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Server(bind, device, ops) as server, contextlib.suppress(KeyboardInterrupt):
+    known = None if keys is None else ServerKeys.read(keys)
+    with Server(bind, device, ops, known) as server, contextlib.suppress(KeyboardInterrupt):
         print(f"backend {__version__} listens at {server.address}; stop it with Ctrl-C", flush=True)
         server.run()

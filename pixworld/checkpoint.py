@@ -62,8 +62,16 @@ def load_checkpoint(folder: Path | None = None, device: str = "cpu") -> tuple[Me
     ) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder} cannot be read as a checkpoint ({reason}); it may be of another version") from None
-    digest = hashlib.sha256(weights).hexdigest()[:12]
-    return model.to(device).eval(), {"name": folder.resolve().name, "hash": digest}
+    return model.to(device).eval(), {"name": folder.resolve().name, "hash": _hash(weights)}
+
+
+def weights_hash(folder: Path) -> str:
+    """The hash that `load_checkpoint` would give."""
+    return _hash((folder / "model.safetensors").read_bytes())
+
+
+def _hash(weights: bytes) -> str:
+    return hashlib.sha256(weights).hexdigest()[:12]
 
 
 def quantise(state: dict[str, Tensor]) -> dict[str, Tensor]:

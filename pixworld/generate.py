@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import load_checkpoint
@@ -28,12 +27,12 @@ from pixworld.poses import poses_from_cameras, poses_from_photos
 from pixworld.reconstruct import choose_device, model_shape, model_view
 from pixworld.trajectories import TRAJECTORIES, at, interpolate
 from pixworld.view_choice import farthest_points
-from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Scene, Task, Views
+from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Preview, Scene, Task, Views
 
 # Called with (stage, step, steps) as the work goes on; it may raise Cancelled.
 OnProgress = Callable[[str, int, int], None]
-# Called after every step with what the generated views look like so far, [v 3 h w] in 0..1.
-OnPreview = Callable[[Tensor], None]
+# Called after every step with what there is so far.
+OnPreview = Callable[[Preview], None]
 
 FRAMES = 96  # of the path that a video shows, at least
 TEXT_SIZE = 1000, 1500  # height and width of which only the ratio counts, where there is neither image nor camera
@@ -88,18 +87,18 @@ def generate(
     places = [p.views.cameras for p in posed] or others or [_pinhole(*TEXT_SIZE, _focal_px(TEXT_SIZE[1], options.fov))]
     shape = model_shape(places[0], size, patch)
     seen = [_framed(p, shape) for p in posed]
-    others = [_framed_camera(c, shape) for c in others]
-    first = _framed_camera(places[0], shape)
+    others = [framed_camera(c, shape) for c in others]
+    first = framed_camera(places[0], shape)
     path, targets = plan([v.cameras for v in seen], others, first, _distance(posed, others), options)
 
     clean = Views.cat(seen) if seen else None
     if clean is not None and not (clean.depth > 0).any():
         clean = replace(clean, depth=None)
 
-    def on_step(step: int, steps: int, image: Tensor | None) -> None:
+    def on_step(step: int, steps: int, preview: Preview | None) -> None:
         on_progress("generate", step, steps)
-        if on_preview is not None and image is not None:
-            on_preview(image)
+        if on_preview is not None and preview is not None:
+            on_preview(preview)
 
     task = Task(
         None if clean is None else clean.to(device),
@@ -231,7 +230,7 @@ def _window(height: int, width: int, shape: tuple[int, int]) -> tuple[int, int, 
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _framed_camera(camera: Cameras, shape: tuple[int, int]) -> Cameras:
+def framed_camera(camera: Cameras, shape: tuple[int, int]) -> Cameras:
     return camera.crop(*_window(camera.height, camera.width, shape)).resize(*shape)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,9 +12,6 @@ from torch import Tensor
 
 from pixworld.cameras import Cameras
 from pixworld.gaussians import Gaussians
-
-# Called with (step, steps, preview or None) as long work goes on; it may raise Cancelled.
-OnStep = Callable[[int, int, Any], None]
 
 
 class Cancelled(Exception):
@@ -77,6 +74,17 @@ class Views:
         images = torch.cat([p.images for p in parts], dim=-4)
         cameras = Cameras.cat([p.cameras for p in parts])
         return Views(images, cameras, joined("depth"), joined("mask"), parts[0].text)
+
+
+class Preview(NamedTuple):
+    """What a generation looks like so far."""
+
+    images: Float[Tensor, "v 3 h w"]  # the views that are generated, 0..1
+    gaussians: Gaussians  # unbatched
+
+
+# Called with (step, steps, preview) as long work goes on; it may raise Cancelled.
+OnStep = Callable[[int, int, Preview | None], None]
 
 
 @dataclass(frozen=True)

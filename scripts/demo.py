@@ -16,7 +16,8 @@ import tyro
 from PIL import Image
 
 from backend.cli import Stages, run_command
-from backend.worker import make_options, reconstruct_folder
+from backend.folders import reconstruct_folder
+from backend.options import make_options
 from pixworld.camera_files import load_cameras, save_cameras
 from pixworld.cameras import Cameras
 from pixworld.files import save_video, write_json

@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 import zmq
 
-from backend import __version__, protocol
-from backend.client import BackendError, Client
+from backend import __version__, cli, protocol
+from backend.access import endpoint_of, make_keys
+from backend.client import BackendError, Client, Keys
 from backend.protocol import PROTOCOL, decode
-from backend.server import QUEUE_LIMIT, Server, loopback
+from backend.server import QUEUE_LIMIT, Server
 
 ROOT = Path(__file__).parents[1]
 
 
-def start_server(**limits):
+def start_server(keys=None, **limits):
     """A service of its own process with the tasks of backend_jobs.py; returns (process, address)."""
     code = "from backend import server; import sys; "
     code += "".join(f"server.{name} = {value}; " for name, value in limits.items())
-    code += "server.serve('tcp://127.0.0.1:*', 'cpu', 'backend_jobs')"
+    code += f"server.serve('tcp://127.0.0.1:*', 'cpu', 'backend_jobs', {keys and str(keys)!r})"
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
     return process, process.stdout.readline().split()[4].rstrip(";")
@@ -294,7 +295,7 @@ def test_a_restarted_backend_has_lost_its_jobs(tmp_path):
     ],
 )
 def test_loopback_addresses(bind, endpoint):
-    assert loopback(bind) == endpoint
+    assert endpoint_of(bind) == endpoint
 
 
 OTHERS = (
@@ -312,3 +313,98 @@ def test_other_addresses_are_refused(bind):
 def test_an_address_in_use_is_refused(address):
     with pytest.raises(BackendError, match="in use"):
         Server(address)
+
+
+# --- keys
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A service with keys: its address, and the folder of the keys."""
+    folder = tmp_path_factory.mktemp("keys") / "ours"
+    make_keys(folder)
+    process, address = start_server(folder)
+    yield address, folder
+    process.terminate()
+    assert process.wait(30) == 0
+
+
+def test_with_the_right_keys_it_works(guarded):
+    address, folder = guarded
+    with Client(address, keys=Keys.read(folder / "client.json")) as client:
+        assert client.hello()["protocol"] == PROTOCOL
+        event = client.wait(client.submit("echo", {}, {"a": np.ones(300_000)}))
+        assert event.kind == "result" and event.arrays["a"].sum() == 600_000
+        assert not client.refused
+
+
+def test_wrong_and_missing_keys_are_refused_in_time(guarded, address, tmp_path):
+    address_of_guarded, folder = guarded
+    make_keys(tmp_path / "others")
+    ours, others = Keys.read(folder / "client.json"), Keys.read(tmp_path / "others" / "client.json")
+    for where, keys, words in (
+        (address_of_guarded, None, "only clients with keys"),
+        (address_of_guarded, others, "does not accept these keys"),  # of another backend
+        (address_of_guarded, others._replace(server=ours.server), "does not accept these keys"),  # nobody we know
+        (address_of_guarded, ours._replace(secret=others.secret), "does not accept these keys"),
+        (address, ours, "does not accept these keys"),  # this one has none
+    ):
+        began = time.monotonic()
+        with Client(where, timeout_s=5, keys=keys) as client, pytest.raises(BackendError, match=words):
+            client.hello()
+        assert time.monotonic() - began < 2, words
+        with Client(where, keys=keys) as client:  # as a user interface does it
+            until_s = time.monotonic() + 4
+            while not client.refused and time.monotonic() < until_s:
+                assert client.poll() == [] and not client.alive
+                time.sleep(0.02)
+            assert words in client.trouble()
+
+
+def test_without_an_answer_nobody_gets_in(guarded):
+    """A raw socket cannot get a word in either, and one that stays silent keeps nobody waiting."""
+    address, folder = guarded
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(address)
+        socket.send(b"hello")
+        assert not socket.poll(300)
+        with Client(address, keys=Keys.read(folder / "client.json")) as client:
+            assert client.hello()["protocol"] == PROTOCOL
+
+
+def test_files_of_keys(tmp_path, capsys):
+    cli.main(["keys", str(tmp_path / "k")])
+    assert f"copy {tmp_path}/k/client.json" in capsys.readouterr().out
+    assert {x.name: oct(x.stat().st_mode & 0o777) for x in (tmp_path / "k").iterdir()} == {
+        "server.json": "0o600", "client.json": "0o600",
+    }  # fmt: skip
+    with pytest.raises(BackendError, match="there already"):
+        make_keys(tmp_path / "k")
+    with pytest.raises(BackendError, match=r"cannot be read; choose the client\.json"):
+        Keys.read(tmp_path / "none.json")
+    for content in ("", "[]", "{}", '{"server": "x", "public": 3, "secret": null}'):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(BackendError, match=r"bad\.json"):
+            Keys.read(tmp_path / "bad.json")
+    with pytest.raises(BackendError, match="holds no key"):
+        Client("tcp://127.0.0.1:9", keys=Keys("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    "bind, endpoint",
+    [
+        ("tcp://0.0.0.0:5555", "tcp://0.0.0.0:5555"),
+        ("tcp://*:5555", "tcp://0.0.0.0:5555"),
+        ("tcp://192.168.1.2:1", "tcp://192.168.1.2:1"),
+        ("tcp://[::]:1", "tcp://[::]:1"),
+        ("tcp://localhost:1", "tcp://127.0.0.1:1"),
+    ],
+)
+def test_with_keys_any_address_is_taken(bind, endpoint):
+    assert endpoint_of(bind, guarded=True) == endpoint
+    if "127" not in endpoint:
+        with pytest.raises(BackendError, match=r"without keys.*backend keys DIR"):
+            endpoint_of(bind)
+    with pytest.raises(BackendError, match="no address to listen at"):
+        endpoint_of("tcp://example.org:1", guarded=True)

@@ -9,8 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from backend import cli, worker
+from backend import cli
+from backend.folders import output_folder, reconstruct_folder
+from backend.options import make_options
 from backend.protocol import ProtocolError, decode, encode
+from backend.tasks import OPS
 from pixworld.camera_files import load_cameras, save_cameras
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import save_checkpoint
@@ -150,10 +153,10 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, scene, photos, c
 def test_originals_are_never_written_over(tmp_path, photos):
     for inputs in ([photos], [photos / "p0.jpg"], [tmp_path / "elsewhere"]):
         with pytest.raises(InputError, match="choose another --out"):
-            worker.reconstruct_folder(inputs, tmp_path, None, worker.make_options(), lambda *_: None)
+            reconstruct_folder(inputs, tmp_path, None, make_options(), lambda *_: None)
     (tmp_path / "report.json").write_text("{}")  # an earlier result, which may be replaced, but not by itself
     with pytest.raises(InputError, match="choose another --out"):
-        worker.reconstruct_folder([photos], tmp_path, None, worker.make_options(), lambda *_: None)
+        reconstruct_folder([photos], tmp_path, None, make_options(), lambda *_: None)
 
 
 def test_no_gpu_is_said(tmp_path, photos, checkpoint, capsys):
@@ -212,9 +215,7 @@ def message(photos, fields=(), cameras=None, **arrays):
 def test_the_service_task_reconstructs(photos, scene, checkpoint, monkeypatch):
     monkeypatch.setattr("pixworld.checkpoint.BUNDLED", checkpoint)
     stages = []
-    fields, arrays = worker.reconstruct_task(
-        *message(photos, cameras=scene[1]), "cpu", lambda *step: stages.append(step)
-    )
+    fields, arrays = OPS["reconstruct"](*message(photos, cameras=scene[1]), "cpu", lambda *step: stages.append(step))
     fields, arrays = decode([bytes(frame) for frame in encode(fields, arrays)])
     n, v = fields["report"]["gaussians"], 6
     shapes = {"means": (n, 3), "quats": (n, 4), "scales": (n, 3), "opacities": (n,), "c2w": (v, 4, 4), "K": (v, 3, 3)}
@@ -249,12 +250,12 @@ def test_the_service_task_refuses(photos, scene):
     ]:
         job = message(photos, fields, cameras if "names" not in fields else None)
         with pytest.raises(ProtocolError, match=text) as caught:
-            worker.reconstruct_task(job[0], {**job[1], **arrays}, "cpu", lambda *_: None)
+            OPS["reconstruct"](job[0], {**job[1], **arrays}, "cpu", lambda *_: None)
         assert caught.value.code == code
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):
-    with pytest.raises(InputError, match="full"), worker.output_folder(tmp_path / "out") as folder:
+    with pytest.raises(InputError, match="full"), output_folder(tmp_path / "out") as folder:
         (folder / "scene.ply").write_text("half of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []

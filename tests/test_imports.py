@@ -15,7 +15,15 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     "module",
-    ["backend.server", "backend.client", "backend.protocol", "backend.worker", "backend.cli", "pixworld.methods"],
+    [
+        "backend.server",
+        "backend.client",
+        "backend.protocol",
+        "backend.worker",
+        "backend.tasks",
+        "backend.cli",
+        "pixworld.methods",
+    ],
 )
 def test_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -31,7 +31,7 @@ from pixworld.nn.embeddings import TimeEmbedding, ViewRope, WordEmbedding, ray_m
 from pixworld.nn.encoders import load_geometry, load_perceptual, load_text
 from pixworld.nn.heads import GaussianHead, lift
 from pixworld.render import render
-from pixworld.views import InputError, OnStep, Scene, Task, Views
+from pixworld.views import InputError, OnStep, Preview, Scene, Task, Views
 
 STREAMS = ("clean", "noisy")
 
@@ -251,7 +251,7 @@ class PixWorld(Method):
         """Clean views only: one forward pass. With targets: Euler steps in which each step's x̂ is the render of the
         predicted Gaussians; the clean views stay pinned. The result is deterministic in `task.seed`.
 
-        `on_step` hears of every step with its x̂ [v 3 h w] in 0..1.
+        `on_step` hears of every step, with its x̂ and the Gaussians that it is rendered from.
         """
         if task.clean is None and task.targets is None:
             raise InputError("there is nothing to work from: give photos, or cameras to generate")
@@ -267,7 +267,7 @@ class PixWorld(Method):
         gaussians, step = None, 0
 
         def preview(i: int, n: int, x_hat: Tensor) -> None:
-            on_step(i, n, diffusion.to_images(x_hat[0]).clamp(0, 1))
+            on_step(i, n, Preview(diffusion.to_images(x_hat[0]).clamp(0, 1), gaussians[0]))
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
             nonlocal gaussians, step
