@@ -8,7 +8,7 @@ import torch
 
 from pixworld.gaussians import Gaussians
 from pixworld.metrics import psnr, ssim
-from pixworld.refine import Progress, RefineOptions, depth_loss, refine
+from pixworld.refine import Progress, RefineOptions, apart, depth_loss, refine
 from pixworld.render import render
 from pixworld.views import Cancelled, InputError, Views
 
@@ -52,6 +52,17 @@ def test_a_photo_that_was_not_seen_is_matched_better(photos, start):
 def test_the_same_seed_gives_the_same_result(photos, start):
     a, b, c = (refine(start, photos, steps(5, seed=seed)).gaussians.means for seed in (2, 2, 3))
     assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+@pytest.mark.parametrize(("step", "share"), [(0.03, 0.0), (0.1, 0.5), (0.4, 1.0)])
+def test_dropout_comes_in_as_photos_are_farther_apart(photos, step, share):
+    moved = []
+    for i, photo in enumerate(photos):
+        c2w = photo.cameras.c2w.clone()
+        c2w[:, :3, 3] = torch.tensor([i * step * 2.0, 0, 0])
+        moved.append(replace(photo, cameras=replace(photo.cameras, c2w=c2w)))
+    assert apart(moved, depth=2.0) == pytest.approx(share, abs=1e-3)
+    assert apart(moved[:1], depth=2.0) == 1
 
 
 def test_masked_pixels_do_not_count(photos, start):
