@@ -31,7 +31,6 @@ ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # where libzmq asks; RFC 27
 class ServerKeys(NamedTuple):
     """Z85 texts."""
 
-    public: str
     secret: str
     clients: frozenset[str]  # public keys
 
@@ -43,10 +42,8 @@ class ServerKeys(NamedTuple):
         clients = content.get("clients")
         if not isinstance(clients, list) or not clients:
             raise BackendError(f"{path} names no clients; make it anew with `backend keys`")
-        public, secret, *clients = (
-            check_key(path, x) for x in (content.get("public"), content.get("secret"), *clients)
-        )
-        return ServerKeys(public, secret, frozenset(clients))
+        secret, *clients = (check_key(path, x) for x in (content.get("secret"), *clients))
+        return ServerKeys(secret, frozenset(clients))
 
 
 def make_keys(folder: Path) -> None:
@@ -55,11 +52,12 @@ def make_keys(folder: Path) -> None:
         raise BackendError("this pyzmq was built without CURVE; install pyzmq from PyPI")
     server, server_secret, client, client_secret = (x.decode() for x in (*zmq.curve_keypair(), *zmq.curve_keypair()))
     try:
+        for path in (Path(folder, SERVER), Path(folder, CLIENT)):
+            if path.exists():  # before either is written: they only work together
+                raise BackendError(f"{path} is there already; delete it, or choose another folder")
         Path(folder).mkdir(parents=True, exist_ok=True)
         _write(Path(folder, SERVER), {"public": server, "secret": server_secret, "clients": [client]})
         _write(Path(folder, CLIENT), Keys(server, client, client_secret)._asdict())
-    except FileExistsError as error:
-        raise BackendError(f"{error.filename} is there already; delete it, or choose another folder") from None
     except OSError as error:
         raise BackendError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from None
 

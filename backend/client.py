@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import struct
 import time
 import uuid
 from collections import deque
@@ -61,7 +62,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 def check_key(path: Path | str, key: object) -> str:
     """A key as it came from a file. Raises BackendError unless it is one."""
-    with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError):
+    with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError, struct.error):
         if len(z85.decode(key)) == 32:
             return key
     raise BackendError(f"{path} holds no key where one should be; make the keys anew with `backend keys`")

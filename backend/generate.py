@@ -49,7 +49,6 @@ def generate(
         device: where to compute
     """
     from backend.folders import output_folder
-    from backend.options import check_options
     from pixworld.camera_files import load_cameras, save_cameras
     from pixworld.files import save_image, save_video, write_json
     from pixworld.generate import GenerateOptions
@@ -59,7 +58,6 @@ def generate(
     from pixworld.splats import save_ply
     from pixworld.views import InputError, NamedCamera
 
-    check_options(seed=seed)
     if cameras is not None and cameras.resolve() == Path(out, "transforms.json").resolve():
         raise InputError(f"{cameras} would be overwritten by the result's cameras; choose another --out.")
     if any(Path(out, "views").resolve() in path.resolve().parents for path in image):
@@ -71,7 +69,8 @@ def generate(
         if skipped:
             raise InputError(f"{skipped[0][0]} cannot be used: {skipped[0][1]}.")
         order = {path.name: i for i, path in enumerate(image)}
-        photos.sort(key=lambda p: order.get(p.name, len(order)))  # by name, but for files in the order given
+        # by name, but for files in the order given; a photo without a suffix was named with one
+        photos.sort(key=lambda p: order.get(p.name, order.get(Path(p.name).stem, len(order))))
         size_of_images = photos[0].image.shape[:2] if photos else None
         named = None if cameras is None else load_cameras(cameras, size_of_images)
         made = run(photos, named, options, stages)

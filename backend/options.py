@@ -1,4 +1,5 @@
-"""The numbers and switches that a user may choose, checked in one place for the command line and for the service."""
+"""The numbers and switches that a user may choose, checked in one place for the command line and for the service; those
+of a generation are in pixworld/generate.py."""
 
 from __future__ import annotations
 

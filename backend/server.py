@@ -48,6 +48,7 @@ class Job:
     digest: bytes  # of that message
     state: str = "queued"  # then "running", then "result", "error" or "cancelled"
     last: list[Any] = field(default_factory=list)  # the latest message about it
+    heard: bool = True  # whether the client gave a sign of life since the last preview was sent
     cancelled_at: float | None = None
     ended_at: float = 0.0
 
@@ -196,7 +197,7 @@ class Server:
                 if not isinstance(jobs, list) or not all(isinstance(job, str) for job in jobs):
                     raise ProtocolError("BAD_FIELD", "field 'jobs' must be a list of ids")
                 for job in self._jobs.keys() & set(jobs):
-                    self._jobs[job].client = client
+                    self._jobs[job].client, self._jobs[job].heard = client, True
                 self._send(client, encode({"kind": "pong", "states": {job: self._state(job) for job in jobs}}))
             case "submit":
                 self._submit(client, text(header, "job"), frames)
@@ -273,6 +274,14 @@ class Server:
         job.last = encode({"kind": "progress", "job": job.id, "stage": "queued", "step": ahead, "steps": 0})
         self._send(job.client, job.last)
 
+    def _tell_progress(self, job: Job, header: Header, frames: list[Any]) -> None:
+        """Previews are large: they must not pile up for a client that is too busy to read them."""
+        job.last = frames
+        if job.heard or not header.get("preview"):
+            self._send(job.client, frames)
+        if header.get("preview"):
+            job.heard = False
+
     def _send(self, client: bytes, frames: list[Any]) -> None:
         """A client that is gone or does not read misses this message; it can fetch the latest one."""
         with contextlib.suppress(zmq.ZMQError):
@@ -313,8 +322,7 @@ class Server:
             elif self._running is None:
                 raise BackendError(header["message"])
             elif header["kind"] == "progress":
-                self._running.last = frames
-                self._send(self._running.client, frames)
+                self._tell_progress(self._running, header, frames)
             else:
                 self._end(self._running, header["kind"], frames)
 

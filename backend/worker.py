@@ -110,10 +110,9 @@ class Reporter:
 
     def preview(self, arrays: Callable[[], Arrays]) -> None:
         """Show what there is so far; `arrays` is asked for it where the last preview is old enough."""
-        now = time.monotonic()
-        if now - self._shown_at >= PREVIEW_S:
-            self._shown_at = now
+        if time.monotonic() - self._shown_at >= PREVIEW_S:
             self._send({"preview": True}, arrays())
+            self._shown_at = time.monotonic()  # only now: making and sending it may take long
 
     def _send(self, more: Header, arrays: Arrays | None = None) -> None:
         send(self._connection, encode({"kind": "progress", "job": self._job, **self._where, **more}, arrays))

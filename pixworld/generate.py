@@ -22,9 +22,10 @@ import torch
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import load_checkpoint
 from pixworld.files import image_to_tensor
-from pixworld.photos import resize_photo
+from pixworld.gaussians import Gaussians
+from pixworld.photos import resize_mask, resize_photo
 from pixworld.poses import poses_from_cameras, poses_from_photos
-from pixworld.reconstruct import choose_device, model_shape, model_view
+from pixworld.reconstruct import choose_device, model_shape, model_view, pixel_mask
 from pixworld.trajectories import TRAJECTORIES, at, interpolate
 from pixworld.view_choice import farthest_points
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Preview, Scene, Task, Views
@@ -37,7 +38,14 @@ OnPreview = Callable[[Preview], None]
 FRAMES = 96  # of the path that a video shows, at least
 TEXT_SIZE = 1000, 1500  # height and width of which only the ratio counts, where there is neither image nor camera
 OVERSAMPLE = 4  # photos are kept at so many times the model's size until they are cut to shape
-RANGES = {"views": (1, 64), "size": (16, 4096), "steps": (1, 1000), "guidance": (0, 100), "fov": (5, 150)}
+RANGES = {
+    "views": (1, 64),
+    "size": (16, 4096),
+    "steps": (1, 1000),
+    "guidance": (0, 100),
+    "fov": (5, 150),
+    "seed": (0, 2**31 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -95,10 +103,17 @@ def generate(
     if clean is not None and not (clean.depth > 0).any():
         clean = replace(clean, depth=None)
 
+    def usable(gaussians: Gaussians) -> Gaussians:
+        """Without those at pixels of the images, which come first, that a mask leaves out."""
+        keep = torch.ones(len(gaussians), dtype=torch.bool, device=gaussians.means.device)
+        if clean is not None:
+            keep[: clean.mask.numel()] = clean.mask.flatten().to(keep)
+        return gaussians.select(keep)
+
     def on_step(step: int, steps: int, preview: Preview | None) -> None:
         on_progress("generate", step, steps)
         if on_preview is not None and preview is not None:
-            on_preview(preview)
+            on_preview(preview._replace(gaussians=usable(preview.gaussians)))
 
     task = Task(
         None if clean is None else clean.to(device),
@@ -109,7 +124,7 @@ def generate(
         options.guidance,
     )
     scene = model.infer(task, on_step)
-    scene = replace(scene, gaussians=scene.gaussians.detach().to("cpu"), views=scene.views.to("cpu"))
+    scene = replace(scene, gaussians=usable(scene.gaussians).detach().to("cpu"), views=scene.views.to("cpu"))
     report = {
         "prompt": options.prompt,
         "images": [p.name for p in posed],
@@ -142,7 +157,7 @@ def place(
         return [_posed(photos[0], opening, size)], [c.cameras for c in cameras[1:]]
     lost = [name for name, camera in own.items() if camera is None]
     if cameras and lost:
-        raise InputError(f"no camera is named like the image {lost[0]}; name one so in the file, or give one image.")
+        raise InputError(f"no camera is named like the image {lost[0]}; name one so, or give one image.")
     names = {camera.name for camera in own.values() if camera is not None}
     others = [c.cameras for c in cameras if c.name not in names]
     if len(photos) < 2:
@@ -154,7 +169,7 @@ def place(
         found, unposed, _ = poses_from_photos(photos, size, seed=options.seed, on_progress=on_progress)
         if unposed:
             name, reason = unposed[0]
-            raise InputError(f"no camera was found for {name} ({reason}); leave it out, or give --cameras.")
+            raise InputError(f"no camera was found for {name} ({reason}); leave it out, or give the cameras.")
     by_name = {p.name: p for p in found}
     return [by_name[p.name] for p in photos], others
 
@@ -177,14 +192,19 @@ def plan(
 
 
 def _check(photos: Sequence[Photo], cameras: Sequence[NamedCamera] | None, options: GenerateOptions) -> None:
+    check_ranges(options)
+    if not photos and not options.prompt:
+        raise InputError("there is nothing to generate from; give a prompt, images or both.")
+    if cameras is not None and not cameras:
+        raise InputError("there is no camera among those given; give at least one, or a trajectory.")
+
+
+def check_ranges(options: object) -> None:
+    """Raises InputError when a number of the options is outside its range of RANGES."""
     for name, (low, high) in RANGES.items():
-        value = getattr(options, name)
+        value = getattr(options, name, None)
         if value is not None and not low <= value <= high:
             raise InputError(f"{name} is {value}; choose a number from {low} to {high}.")
-    if not photos and not options.prompt:
-        raise InputError("there is nothing to generate from; give --prompt, --image or both.")
-    if cameras is not None and not cameras:
-        raise InputError("the camera file names no camera; give one that does, or a --trajectory.")
 
 
 def _camera_of(photo: Photo, cameras: Sequence[NamedCamera]) -> NamedCamera | None:
@@ -217,7 +237,8 @@ def _pinhole(height: int, width: int, focal_px: float) -> Cameras:
 
 def _posed(photo: Photo, camera: Cameras, size: int) -> PosedPhoto:
     image, camera = resize_photo(photo.image, camera.resize(*photo.image.shape[:2]), size)
-    return PosedPhoto(photo.name, Views(image_to_tensor(image)[None], camera), torch.zeros(0, 3))
+    mask = None if photo.mask is None else torch.from_numpy(resize_mask(photo.mask, *image.shape[:2]))[None]
+    return PosedPhoto(photo.name, Views(image_to_tensor(image)[None], camera, mask=mask), torch.zeros(0, 3))
 
 
 def _window(height: int, width: int, shape: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -235,11 +256,13 @@ def framed_camera(camera: Cameras, shape: tuple[int, int]) -> Cameras:
 
 
 def _framed(photo: PosedPhoto, shape: tuple[int, int]) -> Views:
-    """A photo at the size that is generated, with its points as sparse depth."""
+    """A photo at the size that is generated, with its points as sparse depth, and its mask."""
     views = photo.views
     top, left, h, w = _window(views.cameras.height, views.cameras.width, shape)
-    cut = Views(views.images[..., top : top + h, left : left + w], views.cameras.crop(top, left, h, w))
-    return model_view(replace(photo, views=cut), *shape)
+    window = ..., slice(top, top + h), slice(left, left + w)
+    mask = None if views.mask is None else views.mask[window]
+    cut = replace(photo, views=Views(views.images[window], views.cameras.crop(top, left, h, w), mask=mask))
+    return replace(model_view(cut, *shape), mask=pixel_mask(cut, *shape))
 
 
 def _distance(posed: Sequence[PosedPhoto], others: Sequence[Cameras]) -> float:

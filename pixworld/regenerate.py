@@ -19,7 +19,7 @@ from torch import Tensor
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import load_checkpoint
 from pixworld.gaussians import Gaussians
-from pixworld.generate import RANGES, framed_camera
+from pixworld.generate import check_ranges, framed_camera
 from pixworld.reconstruct import choose_device, model_shape
 from pixworld.render import render
 from pixworld.view_choice import farthest_points
@@ -181,11 +181,7 @@ def clean_views(kept: Gaussians, cameras: Cameras, eps2d: float) -> Views:
 
 
 def _check(cameras: Sequence[Cameras], box: Box, options: RegenerateOptions) -> None:
-    for name in ("size", "steps", "guidance"):
-        low, high = RANGES[name]
-        value = getattr(options, name)
-        if value is not None and not low <= value <= high:
-            raise InputError(f"{name} is {value}; choose a number from {low} to {high}.")
+    check_ranges(options)
     if not cameras:
         raise InputError("there is no camera to generate from; add one that sees the box.")
     affine = torch.isfinite(box).all() and torch.equal(box[3].double(), torch.tensor([0, 0, 0, 1.0]).double())

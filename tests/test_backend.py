@@ -12,9 +12,9 @@ import pytest
 import zmq
 
 from backend import __version__, cli, protocol
-from backend.access import endpoint_of, make_keys
+from backend.access import Gate, ServerKeys, endpoint_of, make_keys
 from backend.client import BackendError, Client, Keys
-from backend.protocol import PROTOCOL, decode
+from backend.protocol import PROTOCOL, decode, encode
 from backend.server import QUEUE_LIMIT, Server
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +84,24 @@ def test_progress_comes_in_order(client):
     assert stages[0] == "queued" and steps == sorted(steps) and len(steps) >= 2
 
 
+def test_previews_do_not_pile_up(address):
+    """Many a second: one goes to a client that gives no sign of life, and another for every sign."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(address)
+        socket.send_multipart(encode({"op": "submit", "job": "shown", "task": "show", "fields": {"count": 50}}))
+        previews, kind = [], ""
+        while kind != "result":
+            assert socket.poll(30_000)
+            header, arrays = decode(socket.recv_multipart())
+            kind = header["kind"]
+            if header.get("preview"):
+                previews.append(arrays["means"][0, 0])
+                if len(previews) < 3:
+                    socket.send_multipart(encode({"op": "ping", "jobs": ["shown"]}))
+    assert len(previews) == 3 and previews == sorted(previews)
+
+
 def test_errors_say_what_is_wrong(client):
     event = client.wait(client.submit("fail", {}, {}))
     assert (event.kind, event.header["code"]) == ("error", "BAD_INPUT")
@@ -93,6 +111,8 @@ def test_errors_say_what_is_wrong(client):
 
 
 def test_cancel_while_running_and_queued_and_over(client):
+    client.wait(client.submit("fail", {}, {}))  # it imports torch, which takes longer than the worker has to stop
+    worker = client.wait(client.submit("echo", {}, {})).header["pid"]
     running = client.submit("count", {"steps": 1000}, {})
     queued = client.submit("echo", {}, {})
     started(client, running)
@@ -106,6 +126,8 @@ def test_cancel_while_running_and_queued_and_over(client):
     assert client.wait(running).kind == "cancelled"
     client.cancel(running)
     assert client.status(running)["state"] == "cancelled"
+    after = client.wait(client.submit("echo", {}, {})).header["pid"]
+    assert after == worker  # the job stopped by itself, and the worker was not killed
 
 
 def test_submit_twice_is_one_job(client):
@@ -362,7 +384,20 @@ def test_wrong_and_missing_keys_are_refused_in_time(guarded, address, tmp_path):
 
 
 def test_without_an_answer_nobody_gets_in(guarded):
-    """A raw socket cannot get a word in either, and one that stays silent keeps nobody waiting."""
+    """Keys that are right do not do while no gate says so."""
+    _, folder = guarded
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.linger = 0
+        Gate.guard(socket, ServerKeys.read(folder))
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        keys, address = Keys.read(folder / "client.json"), f"tcp://127.0.0.1:{port}"
+        with Client(address, timeout_s=0.5, keys=keys) as client, pytest.raises(BackendError):
+            client.hello()
+        assert not socket.poll(0)
+
+
+def test_a_raw_socket_gets_no_word_in(guarded):
+    """And one that stays silent keeps nobody waiting."""
     address, folder = guarded
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = 0
@@ -381,14 +416,21 @@ def test_files_of_keys(tmp_path, capsys):
     }  # fmt: skip
     with pytest.raises(BackendError, match="there already"):
         make_keys(tmp_path / "k")
+    (tmp_path / "k" / "server.json").unlink()
+    with pytest.raises(BackendError, match=r"client\.json is there already"):
+        make_keys(tmp_path / "k")
+    assert [x.name for x in (tmp_path / "k").iterdir()] == ["client.json"]  # no half of a new pair
+    with pytest.raises(BackendError, match="cannot be written to"):
+        make_keys(tmp_path / "k" / "client.json")
     with pytest.raises(BackendError, match=r"cannot be read; choose the client\.json"):
         Keys.read(tmp_path / "none.json")
     for content in ("", "[]", "{}", '{"server": "x", "public": 3, "secret": null}'):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(BackendError, match=r"bad\.json"):
             Keys.read(tmp_path / "bad.json")
-    with pytest.raises(BackendError, match="holds no key"):
-        Client("tcp://127.0.0.1:9", keys=Keys("a", "b", "c"))
+    for key in ("a", "é" * 40, "#" * 40):  # the last one is more than 32 bytes
+        with pytest.raises(BackendError, match="holds no key"):
+            Client("tcp://127.0.0.1:9", keys=Keys(key, key, key))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """`backend generate`: where images sit, which cameras are generated, and files that are whole and the same again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,6 +102,7 @@ def test_options_out_of_range_are_one_sentence():
         (GenerateOptions(), "nothing to generate from"),
         (GenerateOptions(prompt="x", views=0), "views is 0"),
         (GenerateOptions(prompt="x", fov=200.0), "fov is 200"),
+        (GenerateOptions(prompt="x", seed=-1), "seed is -1"),
     ):
         with pytest.raises(InputError, match=words):
             generate([], None, options, lambda *_: None)
@@ -117,6 +120,21 @@ def test_the_given_image_leads_and_sizes_follow_the_patch(weights):
     assert len(made.scene.gaussians) == 4 * made.scene.views.images[0, 0].numel()
     assert seen[-1] == ("generate", 2, 2)
     assert made.report["path"] == "arc" and made.report["generated"] == 3
+
+
+def test_what_a_mask_leaves_out_is_not_in_the_scene(weights):
+    """Of the masked image, its right half; the Gaussians of the generated views stay."""
+    usable = np.zeros((48, 64), bool)
+    usable[:, :32] = True
+    options = GenerateOptions(views=2, steps=2, checkpoint=weights, device="cpu")
+    whole, previews = generate([photo()], None, options, lambda *_: None), []
+    masked = replace(photo(), mask=usable)
+    made = generate([masked], None, options, lambda *_: None, previews.append)
+    height, width = made.scene.views.images.shape[-2:]
+    pixels = height * width
+    left = whole.scene.gaussians.means[:pixels].reshape(height, width, 3)[:, : width // 2].reshape(-1, 3)
+    assert torch.equal(made.scene.gaussians.means, torch.cat([left, whole.scene.gaussians.means[pixels:]]))
+    assert {len(p.gaussians) for p in previews} == {made.report["gaussians"]} == {len(left) + 2 * pixels}
 
 
 def test_images_of_another_shape_are_cut_to_the_first(weights, arc):

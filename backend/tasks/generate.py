@@ -15,9 +15,10 @@ arrays   Gaussians; cameras of `photos`, in their frame; photos: JPEG files at t
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.options import check_options
 from backend.protocol import Arrays, Header, ProtocolError
 from backend.tasks.arrays import (
     camera_arrays,
@@ -48,7 +49,6 @@ def generate(fields: Header, arrays: Arrays, device: str, report: Reporter) -> t
 
     only(fields, FIELDS)
     options = read_options(fields, {"views", "size", "steps", "seed"})
-    check_options(seed=options.get("seed"))
     prompt, trajectory = read_field(fields, "prompt", "").strip(), read_field(fields, "trajectory", "")
     if trajectory not in ("", *TRAJECTORIES):
         raise ProtocolError("BAD_FIELD", f"there is no trajectory {trajectory!r}; there is {', '.join(TRAJECTORIES)}")
@@ -63,7 +63,8 @@ def generate(fields: Header, arrays: Arrays, device: str, report: Reporter) -> t
     photos, skipped = read_photos(names, arrays) if names else ([], [])
     if skipped:
         raise InputError(f"{skipped[0][0]} cannot be used: {skipped[0][1]}.")
-    photos.sort(key=lambda p: names.index(p.name))  # the first one leads
+    order = {name: i for i, name in enumerate(names)}
+    photos.sort(key=lambda p: order.get(p.name, order.get(Path(p.name).stem, len(names))))  # the first one leads
 
     def show(preview: Preview) -> None:
         report.preview(lambda: preview_arrays(preview.gaussians))
@@ -73,5 +74,7 @@ def generate(fields: Header, arrays: Arrays, device: str, report: Reporter) -> t
     out = gaussian_arrays(made.scene.gaussians) | camera_arrays([views.cameras.select([i]) for i in range(len(views))])
     out |= {f"photo/{i}": jpeg(tensor_to_image(image)) for i, image in enumerate(views.images)}
     given = [{"name": photo.name, "split": "given"} for photo in photos]
-    others = [{"name": f"generated_{i:02d}.jpg", "split": "generated"} for i in range(len(views) - made.given)]
+    new = (f"generated_{i:02d}.jpg" for i in itertools.count())
+    new = (name for name in new if name not in {photo.name for photo in photos})  # an image may be an earlier result
+    others = [{"name": name, "split": "generated"} for name in itertools.islice(new, len(views) - made.given)]
     return {"photos": given + others, "report": made.report}, out
