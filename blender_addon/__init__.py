@@ -1,4 +1,4 @@
-"""PixWorld for Blender: photos to Gaussian splats through a backend on this computer.
+"""PixWorld for Blender: photos and prompts to Gaussian splats through a backend.
 
 The scripts of the repository use `importer` and what it imports without the rest, which needs the staged extension
 (scripts/build_extension); hence the imports inside the functions.
@@ -6,24 +6,31 @@ The scripts of the repository use `importer` and what it imports without the res
 
 from __future__ import annotations
 
+from types import ModuleType
+
+
+def _parts() -> list[ModuleType]:
+    """What has something to register, in that order."""
+    from . import (
+        display,
+        editing_operators,
+        editing_panel,
+        operators,
+        panels,
+        preferences,
+        properties,
+        results,
+        viewport,
+    )
+
+    return [preferences, properties, results, operators, editing_operators, panels, editing_panel, viewport, display]
+
 
 def register() -> None:
-    import bpy
-
-    from . import operators, panels, preferences, properties
-
-    bpy.utils.register_class(preferences.PixWorldPreferences)
-    properties.register()
-    operators.register()
-    bpy.utils.register_class(panels.PixWorldPanel)
+    for part in _parts():
+        part.register()
 
 
 def unregister() -> None:
-    import bpy
-
-    from . import operators, panels, preferences, properties
-
-    bpy.utils.unregister_class(panels.PixWorldPanel)
-    operators.unregister()
-    properties.unregister()
-    bpy.utils.unregister_class(preferences.PixWorldPreferences)
+    for part in reversed(_parts()):
+        part.unregister()

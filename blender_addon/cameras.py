@@ -7,8 +7,11 @@ aspect belong to Blender's scene, so an imported camera keeps its own in custom 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import bpy
 import numpy as np
@@ -17,6 +20,7 @@ from mathutils import Matrix
 FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenCV camera axes <-> Blender camera axes
 Y_DOWN_TO_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 SENSOR_MM = 36.0
+KINDS = {"ORTHO": "orthographic", "PANO": "panoramic", "CUSTOM": "a custom one"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,14 @@ class Lens:
     height: int
     aspect_x: float
     aspect_y: float
+
+
+class Path(NamedTuple):
+    """A camera at some frames, in Blender's world."""
+
+    c2w: np.ndarray  # [v 4 4] OpenCV
+    K: np.ndarray  # [v 3 3] pixels
+    sizes: np.ndarray  # [v 2] int32: height, width
 
 
 def lens_of(K: np.ndarray, width: int, height: int) -> Lens:
@@ -53,9 +65,12 @@ def intrinsics_of(camera: bpy.types.Object, render: bpy.types.RenderSettings) ->
     """
     data = camera.data
     if data.type != "PERSP":
-        raise ValueError(f"{camera.name} is not a perspective camera; set its lens type to Perspective.")
-    width = int(render.resolution_x * render.resolution_percentage / 100)
-    height = int(render.resolution_y * render.resolution_percentage / 100)
+        raise ValueError(
+            f"The camera {camera.name} is {KINDS.get(data.type, data.type)}; only a perspective one has the lens that "
+            "PixWorld knows: set its lens type to Perspective."
+        )
+    width = render.resolution_x * render.resolution_percentage // 100
+    height = render.resolution_y * render.resolution_percentage // 100
     wide, tall = width * render.pixel_aspect_x, height * render.pixel_aspect_y
     by_height = data.sensor_fit == "VERTICAL" or (data.sensor_fit == "AUTO" and tall > wide)
     side = tall if by_height else wide
@@ -72,9 +87,76 @@ def intrinsics_of(camera: bpy.types.Object, render: bpy.types.RenderSettings) ->
 
 
 def pose_of(camera: bpy.types.Object) -> np.ndarray:
-    """c2w [4 4] of a camera object in Blender's world; its scale does not count."""
-    location, rotation, _ = camera.matrix_world.decompose()
-    return np.array(Matrix.LocRotScale(location, rotation, None)) @ FLIP
+    """c2w [4 4] of a camera object in Blender's world; its scale does not count.
+
+    Raises ValueError for one that parents with uneven scale have skewed or mirrored: no lens sees like that.
+    """
+    pose = np.array(camera.matrix_world, np.float64)
+    axes = pose[:3, :3] / np.maximum(np.linalg.norm(pose[:3, :3], axis=0), 1e-30)
+    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-4 or np.linalg.det(axes) < 0:
+        raise ValueError(
+            f"The camera {camera.name} is skewed or mirrored by a scale; apply the scale of it and its parents."
+        )
+    pose[:3, :3] = axes
+    return pose @ FLIP
+
+
+def key_frames(scene: bpy.types.Scene, views: int) -> list[int]:
+    """At most `views` frames, spread over the scene's frame range from its first to its last."""
+    return sorted({round(frame) for frame in np.linspace(scene.frame_start, scene.frame_end, views)})
+
+
+def path_of(camera: bpy.types.Object | None, scene: bpy.types.Scene, frames: Sequence[int | None]) -> Path:
+    """Where a camera is at every frame, and its lens then: animation, constraints, parents and drivers count. Without
+    a camera it is the scene's of each frame, as markers may change it. The frame None is the scene as it is now.
+
+    Raises ValueError for a camera without a K or a pose, see `intrinsics_of` and `pose_of`.
+    """
+    steps = follow(camera, scene, frames)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def follow(
+    camera: bpy.types.Object | None, scene: bpy.types.Scene, frames: Sequence[int | None]
+) -> Generator[tuple[str, int, int], None, Path]:
+    """`path_of`, a frame at a time, because a heavy scene takes its time to change frame: yields (stage, step, steps),
+    and between them the scene is at the frame where it was."""
+    poses, lenses, sizes = [], [], []
+    for i, frame in enumerate(frames):
+        yield "follow the camera", i, len(frames)
+        with at_frame(scene, frame):
+            seen = active(scene) if camera is None else camera
+            seen = seen.evaluated_get(bpy.context.evaluated_depsgraph_get())
+            K, width, height = intrinsics_of(seen, scene.render)
+            poses.append(pose_of(seen))
+            lenses.append(K)
+            sizes.append((height, width))
+    return Path(np.stack(poses), np.stack(lenses), np.array(sizes, np.int32))
+
+
+def active(scene: bpy.types.Scene) -> bpy.types.Object:
+    """The scene's camera. Raises ValueError when there is none."""
+    if scene.camera is None:
+        raise ValueError("The scene has no active camera; add one and make it the active one.")
+    return scene.camera
+
+
+@contextlib.contextmanager
+def at_frame(scene: bpy.types.Scene, frame: int | None) -> Iterator[None]:
+    """The scene at another frame for a while. Even its own frame is evaluated anew, as a render would."""
+    if frame is None:
+        yield
+        return
+    before = scene.frame_current, scene.frame_subframe
+    scene.frame_set(frame)
+    try:
+        yield
+    finally:
+        scene.frame_set(before[0], subframe=before[1])
 
 
 def make(
@@ -103,6 +185,39 @@ def look_through(camera: bpy.types.Object, scene: bpy.types.Scene) -> None:
         render.resolution_x, render.resolution_y = camera["pixworld_size"]
         render.pixel_aspect_x, render.pixel_aspect_y = camera["pixworld_aspect"]
         render.resolution_percentage = 100
+
+
+def behind(camera: bpy.types.Object, background: bpy.types.CameraBackgroundImage, scene: bpy.types.Scene) -> Path:
+    """The camera of a still image that is shown behind a camera's view, at the size of the image: a path of one.
+
+    Raises ValueError where the image does not fill the view as Blender puts it there by itself.
+    """
+    if (tuple(background.offset), background.scale, background.rotation) != ((0, 0), 1, 0) or (
+        background.use_flip_x or background.use_flip_y
+    ):
+        raise ValueError(
+            f"The background image {background.image.name} of {camera.name} is moved, scaled, turned or flipped; reset "
+            "its offset, scale, rotation and flips."
+        )
+    seen = camera.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    render = scene.render
+    if "pixworld_size" in camera:
+        (x, y), (aspect_x, aspect_y) = camera["pixworld_size"], camera["pixworld_aspect"]
+        render = SimpleNamespace(
+            resolution_x=x, resolution_y=y, resolution_percentage=100, pixel_aspect_x=aspect_x, pixel_aspect_y=aspect_y
+        )
+    K, width, height = intrinsics_of(seen, render)
+    frame = np.array([width * render.pixel_aspect_x, height * render.pixel_aspect_y])
+    image = np.array(background.image.size)
+    if not image.all():
+        raise ValueError(f"The background image {background.image.name} has no pixels; find its file again.")
+    scale = frame / image
+    if background.frame_method != "STRETCH":
+        scale[:] = scale.min() if background.frame_method == "FIT" else scale.max()
+    aspect = (render.pixel_aspect_x, render.pixel_aspect_y)
+    K[:2] = K[:2] * np.reshape(aspect, (2, 1)) / scale[:, None]
+    K[:2, 2] -= (frame / scale - image) / 2
+    return Path(pose_of(seen)[None], K[None], image[::-1][None].astype(np.int32))
 
 
 def show_photo(camera: bpy.types.Object, photo: bytes) -> None:

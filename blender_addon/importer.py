@@ -13,7 +13,7 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
-from . import cameras, shading, splats
+from . import cameras, shading, splats, viewport
 
 
 class PhotoCamera(NamedTuple):
@@ -37,18 +37,26 @@ class Imported(NamedTuple):
 
 
 def add_scene(
-    name: str, gaussians: Mapping[str, np.ndarray], photos: Sequence[PhotoCamera], scene: bpy.types.Scene
+    name: str,
+    gaussians: Mapping[str, np.ndarray],
+    photos: Sequence[PhotoCamera],
+    scene: bpy.types.Scene,
+    world: np.ndarray | None = None,
 ) -> Imported:
-    """Add Gaussians (arrays as in `splats.attributes`) and the cameras of their photos to the active scene."""
+    """Add Gaussians (arrays as in `splats.attributes`) and the cameras of their photos to the active scene.
+
+    `world` [4 4] takes their frame to Blender's, where it is known; otherwise the photos tell what is up.
+    """
     collection = bpy.data.collections.new(name)
     scene.collection.children.link(collection)
     root = bpy.data.objects.new(name, None)
-    root.matrix_basis = Matrix(cameras.upright(photo.c2w for photo in photos))
+    root.matrix_basis = Matrix(cameras.upright(photo.c2w for photo in photos) if world is None else world)
     collection.objects.link(root)
 
     cloud = splats.make(f"{name} Splats", gaussians, collection)
     cloud.parent = root
     shading.shade(cloud)
+    viewport.adopt(cloud, scene)
 
     inside = bpy.data.collections.new(f"{name} Cameras")
     collection.children.link(inside)

@@ -1,111 +1,101 @@
-"""The buttons, and the timer that brings results in."""
+"""The buttons of the PixWorld tab."""
+
+from __future__ import annotations
 
 import atexit
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import bpy
 
-from . import cameras, importer, preferences, shading
+from . import cameras, jobs, preferences, rendering, requests, results
 from .backend.client import BackendError, Event
-from .session import LocalBackend, Session, read_photos
+from .jobs import local, pump, run_task, session, tick
 
-session = Session()
-local = LocalBackend()
-
-BUSY_S, IDLE_S = 0.1, 0.5  # between two looks at the backend
+__all__ = ["Event", "local", "pump", "run_task", "session", "tick"]
 
 
-def pump() -> None:
-    """See what the backend has done, and bring a finished scene in. Called by the timer; tests call it themselves."""
-    before = session.error
-    if local.running and session.client is None:
-        session.connect(local.address)
-    ended = local.failure()
-    if ended:
-        session.fail(ended)
-    event = session.pump()
-    if event is not None:
-        try:
-            _bring_in(event)
-        except (KeyError, ValueError, IndexError) as error:
-            session.fail(f"The backend's result cannot be read ({error!r}); use the same version of both.")
-    if session.error and session.error != before:
-        _pop_up(session.error)
+def _work(task: str, scene: bpy.types.Scene, again: dict[str, Any] | None = None) -> Iterator[tuple[str, int, int]]:
+    """Everything from the settings to the start of the job, in small pieces."""
+    request = yield from requests.compose(task, scene, again)
+    changed = [f"{name} has changed since this result was made." for name in request.changed]
+
+    def on_result(event: Event) -> None:
+        session.notes = changed + results.bring_in(request, about, event)
+
+    run_task(task, request.fields, request.arrays, on_result)
+    about = dict(session.about)  # who was asked
 
 
-def tick() -> float | None:
-    """The timer: runs as long as there is a connection or a process to watch."""
-    if not bpy.app.is_job_running("RENDER"):  # nothing may change under a render; what comes is kept until it ends
-        pump()
-    for window in bpy.context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "VIEW_3D":
-                area.tag_redraw()
-    if session.client is None and local.process is None:
-        return None
-    return BUSY_S if session.job else IDLE_S
+class _Ask:
+    """A button that gives the backend a job made of the scene's settings."""
 
-
-def _watch() -> None:
-    if not bpy.app.timers.is_registered(tick):
-        bpy.app.timers.register(tick, first_interval=BUSY_S, persistent=True)
-
-
-def _bring_in(event: Event) -> None:
-    arrays, scene = event.arrays, bpy.context.scene
-    sizes = arrays["sizes"]
-    photos = [
-        importer.PhotoCamera(
-            name=photo["name"],
-            c2w=arrays["c2w"][i],
-            K=arrays["K"][i],
-            width=int(sizes[i][1]),
-            height=int(sizes[i][0]),
-            split=photo["split"],
-            photo=arrays[f"photo/{i}"].tobytes(),
-        )
-        for i, photo in enumerate(event.header["photos"])
-    ]
-    gaussians = {name: arrays[name] for name in ("means", "quats", "scales", "opacities", "sh")}
-    imported = importer.add_scene("PixWorld Scene", gaussians, photos, scene)
-    if scene.pixworld.match_training:
-        shading.match_training(scene)
-        cameras.look_through(imported.cameras[0], scene)
-    bpy.ops.ed.undo_push(message="PixWorld Reconstruct")
-
-
-def _pop_up(message: str) -> None:
-    if bpy.app.background:
-        return
-    manager = bpy.context.window_manager
-    with bpy.context.temp_override(window=manager.windows[0]):  # a timer has no window of its own
-        manager.popup_menu(lambda menu, _: menu.layout.label(text=message), title="PixWorld", icon="ERROR")
-
-
-class Reconstruct(bpy.types.Operator):
-    """Send the photos to the backend; the scene appears here when it is done"""
-
-    bl_idname, bl_label = "pixworld.reconstruct", "Reconstruct from Photos"
+    task: str
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return session.job is None
+        trouble = jobs.trouble(context)
+        if trouble:
+            cls.poll_message_set(trouble)
+        return not trouble
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        settings = context.scene.pixworld
+        return self._start(_work(self.task, context.scene))
+
+    def _start(self, work: Iterator[tuple[str, int, int]]) -> set[str]:
         try:
-            folder = Path(bpy.path.abspath(settings.photos)) if settings.photos else Path()
-            if not settings.photos:
-                raise ValueError("No photos are chosen; choose a folder of photos first.")
-            names, arrays = read_photos(folder, [file.name for file in settings.chosen])
-            options = {name: getattr(settings, name) for name in ("views", "size", "refine", "seed")}
-            address = preferences.get(context).address
-            session.start(address, "reconstruct", {"names": names, "options": options}, arrays)
-        except (ValueError, BackendError) as error:
-            session.fail(str(error))
+            jobs.prepare(work)
+        except ValueError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        _watch()
+        return {"FINISHED"}
+
+
+class Reconstruct(_Ask, bpy.types.Operator):
+    """Rebuild the place of the photos as splats; they appear here when they are done"""
+
+    bl_idname, bl_label = "pixworld.reconstruct", "Reconstruct"
+    task = "reconstruct"
+
+
+class Generate(_Ask, bpy.types.Operator):
+    """Make a world from the prompt, the images or both, seen along the camera"""
+
+    bl_idname, bl_label = "pixworld.generate", "Generate"
+    task = "generate"
+
+
+class RunAgain(_Ask, bpy.types.Operator):
+    """Set everything as it was for the selected result, and do it again: the same cameras, seed and images"""
+
+    bl_idname, bl_label = "pixworld.run_again", "Run Again"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        item = results.selected(context.scene)
+        if item is None or requests.card_of(item) is None:
+            cls.poll_message_set("Select a result in the list first")
+            return False
+        return super().poll(context)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        card = requests.card_of(results.selected(context.scene))
+        requests.restore(context.scene.pixworld, card["settings"])
+        return self._start(_work(card["task"], context.scene, card))
+
+
+class RemoveResult(bpy.types.Operator):
+    """Remove the selected result, with its cameras and their photos"""
+
+    bl_idname, bl_label, bl_options = "pixworld.remove_result", "Remove Result", {"REGISTER", "UNDO"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return results.selected(context.scene) is not None and context.mode == "OBJECT"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        results.remove(results.selected(context.scene))
         return {"FINISHED"}
 
 
@@ -116,10 +106,11 @@ class Cancel(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return session.job is not None
+        return session.busy
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         session.cancel()
+        results.clear_preview()
         return {"FINISHED"}
 
 
@@ -159,13 +150,15 @@ class StartBackend(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         wanted = preferences.get(context)
         try:
-            local.start(bpy.path.abspath(wanted.python), wanted.address)
-            session.connect(wanted.address)
+            keys = Path(bpy.path.abspath(wanted.keys)) if wanted.keys else None
+            local.start(bpy.path.abspath(wanted.python), wanted.address, keys)
+            session.error = ""
+            session.connect(wanted.address, jobs.keys_of(wanted))
         except (ValueError, BackendError) as error:
             local.stop()
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        _watch()
+        jobs.watch()
         self.report({"INFO"}, f"Starting the backend; its log is {local.log}")
         return {"FINISHED"}
 
@@ -192,15 +185,15 @@ class TestBackend(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return session.job is None
+        return not session.busy
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
-            about = session.hello(preferences.get(context).address)
+            about = jobs.hello(context)
         except BackendError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        _watch()
+        jobs.watch()
         self.report({"INFO"}, about)
         return {"FINISHED"}
 
@@ -225,12 +218,13 @@ class MatchTraining(bpy.types.Operator):
     bl_idname, bl_label, bl_options = "pixworld.match_training", "Set Up Render", {"REGISTER", "UNDO"}
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        shading.match_training(context.scene)
+        rendering.match_training(context.scene)
         return {"FINISHED"}
 
 
 CLASSES = (
-    Reconstruct, Cancel, ChoosePhotos, StartBackend, StopBackend, TestBackend, LookThrough, MatchTraining,
+    Reconstruct, Generate, RunAgain, RemoveResult, Cancel, ChoosePhotos, StartBackend, StopBackend, TestBackend,
+    LookThrough, MatchTraining,
 )  # fmt: skip
 
 
@@ -240,24 +234,32 @@ def _other_file(*_: object) -> None:
     session.cancel()
 
 
-def shut_down() -> None:
-    """Leave no timer, socket or process."""
-    if bpy.app.timers.is_registered(tick):
-        bpy.app.timers.unregister(tick)
-    session.close()
-    local.stop()
+@bpy.app.handlers.persistent
+def _undone(*_: object) -> None:
+    """An undo replaces what the work before a job holds on to; a job that was sent goes on."""
+    if session.work is not None:
+        session.cancel()
+
+
+HANDLERS = (
+    (bpy.app.handlers.load_pre, _other_file),
+    (bpy.app.handlers.undo_pre, _undone),
+    (bpy.app.handlers.redo_pre, _undone),
+)
 
 
 def register() -> None:
     for cls in CLASSES:
         bpy.utils.register_class(cls)
-    bpy.app.handlers.load_post.append(_other_file)
+    for handlers, handler in HANDLERS:
+        handlers.append(handler)
     atexit.register(local.stop)
 
 
 def unregister() -> None:
-    shut_down()
+    jobs.shut_down()
     atexit.unregister(local.stop)
-    bpy.app.handlers.load_post.remove(_other_file)
+    for handlers, handler in HANDLERS:
+        handlers.remove(handler)
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)

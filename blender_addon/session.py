@@ -3,109 +3,102 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+import time
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 
-from .backend.client import BackendError, Client, Event
-from .backend.protocol import ProtocolError
+from .backend import __version__
+from .backend.client import BackendError, Client, Event, Keys
+from .backend.protocol import Header, ProtocolError
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png"}
+RETRY_S = 3.0  # between two tries of an address that cannot be used
+PATIENCE_S = 30.0  # a backend that is silent for longer than this, after the client's own limit, has lost the job
 
 
 class Session:
     """The connection and the job of this Blender. Only events of the present job count: forgetting the job (another
-    .blend was opened, the user cancelled) is enough to keep a late result out."""
+    .blend was opened, the user cancelled) is enough to keep a late result out.
+
+    Before a job there may be work to prepare it (photos to read, key views to render): a generator that `advance`
+    takes a step further at a time, that yields (stage, step, steps) and that starts the job in the end.
+    """
 
     def __init__(self) -> None:
         self.client: Client | None = None
         self.job: str | None = None
+        self.work: Iterator[tuple[str, int, int]] | None = None
         self.state: Literal["idle", "connecting", "running", "done", "error", "cancelled"] = "idle"
         self.stage, self.step, self.steps = "", 0, 0
         self.error = ""  # one sentence; stays until the next start
-        self.backend = ""  # what the backend said of itself
+        self.notes: list[str] = []  # what else the user should know of the last job
+        self.refusal = ""  # why the present address cannot be used, found without anybody asking
+        self.patience_s = PATIENCE_S
+        self._stage_began, self._first_step = 0.0, 0
+        self._lost_at: float | None = None
+        self._retry_at = 0.0
+
+    # the connection
 
     @property
     def connected(self) -> bool:
         return self.client is not None and self.client.alive
 
     @property
-    def fraction(self) -> float:
-        return min(1.0, self.step / self.steps) if self.steps else 0.0
+    def about(self) -> Header | None:
+        """What the backend says of itself; None when it does not answer."""
+        return self.client.about if self.connected else None
 
-    def connect(self, address: str) -> Client:
+    @property
+    def backend(self) -> str:
+        """The backend in a few words, "" when it does not answer."""
+        if self.about is None:
+            return ""
+        ready = "ready" if self.about.get("ready") else "not ready yet"
+        return f"PixWorld {self.about.get('version', '?')} on {self.about.get('device', '?')}, {ready}"
+
+    @property
+    def trouble(self) -> str:
+        """Why the backend cannot be given a job, in one sentence; "" when it can."""
+        if self.client is not None and self.client.refused:
+            return (
+                f"The backend at {self.client.address} does not let us in; give the client.json of its `backend keys`."
+            )
+        if self.refusal or self.about is None:
+            return self.refusal or "No backend answers; start it."
+        version = self.about.get("version")
+        if version != __version__:
+            return f"The backend is PixWorld {version} and this extension {__version__}; use the same version of both."
+        return "" if self.about.get("ready") else "The backend is loading its model; wait a moment."
+
+    def connect(self, address: str, keys: Keys | None = None) -> Client:
         """Open the connection to an address, or keep it; does not wait for an answer. Raises BackendError."""
-        if self.client is not None and self.client.address != address:
+        if self.client is not None and ((self.client.address, self.client.keys) != (address, keys)):
             self.close()
         if self.client is None:
-            self.client = Client(address)
+            self.client, self.refusal = Client(address, keys=keys), ""
         return self.client
 
-    def hello(self, address: str) -> str:
+    @property
+    def may_connect(self) -> bool:
+        """Whether a timer should call `connect`: not while there is a connection, nor again and again to no avail."""
+        return self.client is None and time.monotonic() >= self._retry_at
+
+    def refuse(self, why: str) -> None:
+        """Note what is wrong with the present address; it is tried again after some seconds."""
+        self.refusal, self._retry_at = why, time.monotonic() + RETRY_S
+
+    def hello(self, address: str, keys: Keys | None = None) -> str:
         """Ask the backend who it is; waits about a second for one that is not there. Raises BackendError."""
+        client = self.connect(address, keys)
         try:
-            about = self.connect(address).hello()
-        except BackendError:
-            self.close()
-            raise
-        ready = "ready" if about.get("ready") else "not ready yet"
-        self.backend = f"PixWorld {about.get('version', '?')} on {about.get('device', '?')}, {ready}"
-        return self.backend
-
-    def start(self, address: str, task: str, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Send a job. Raises BackendError, and is then in state "error"."""
-        assert self.job is None, "one job at a time"
-        self.state, self.error = "connecting", ""
-        self.stage, self.step, self.steps = "sending", 0, 0
-        try:
-            self.hello(address)
-            self.job = self.client.submit(task, fields, arrays)
-        except (BackendError, ProtocolError) as error:
-            self._end("error", str(error))
-            raise BackendError(str(error)) from None
-        self.state = "running"
-
-    def cancel(self) -> None:
-        """Stop the job and forget it, whether or not the backend hears of it."""
-        if self.job is not None:
-            with contextlib.suppress(BackendError):  # it is gone, and so is the work
-                self.client.cancel(self.job)
-            self._end("cancelled")
-
-    def pump(self) -> Event | None:
-        """Take note of what has happened; the result event when there is one. Never waits."""
-        if self.client is None:
-            return None
-        try:
-            events = self.client.poll()
+            client.hello()
         except BackendError as error:
-            self.fail(str(error))
             self.close()
-            return None
-        for event in events:
-            if event.job != self.job:
-                continue
-            if event.kind == "progress":
-                self.stage = event.header.get("stage", "")
-                self.step, self.steps = event.header.get("step", 0), event.header.get("steps", 0)
-            elif event.kind == "error":
-                self._end("error", event.header.get("message", "the backend failed without saying why"))
-            elif event.kind == "cancelled":
-                self._end("cancelled")
-            else:
-                self._end("done")
-                return event
-        if self.job is not None and not self.client.alive:
-            self.fail(f"the backend at {self.client.address} has stopped answering; start it again")
-        return None
-
-    def fail(self, message: str) -> None:
-        """End the job with an error from this side, or note the error when there is no job."""
-        self._end("error", message)
+            self.refuse(str(error))
+            raise
+        return self.backend
 
     def close(self) -> None:
         """Cancel the job and drop the connection."""
@@ -113,79 +106,120 @@ class Session:
         if self.client is not None:
             self.client.close()
             self.client = None
-        self.backend = ""
+        self.refusal = ""
 
-    def _end(self, state: Literal["done", "error", "cancelled"], error: str = "") -> None:
-        self.job, self.state, self.error = None, state, error
-
-
-def read_photos(folder: Path, chosen: Sequence[str] = ()) -> tuple[list[str], dict[str, np.ndarray]]:
-    """File names and bytes of the photos in a folder (only those chosen, if any), as a job wants them.
-
-    Raises ValueError with a sentence for the user.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; choose the folder with your photos.")
-    names = sorted(x.name for x in folder.iterdir() if x.suffix.lower() in PHOTO_SUFFIXES)
-    if chosen:
-        names = [name for name in names if name in set(chosen)]
-    if len(names) < 2:
-        raise ValueError(f"{folder} has {len(names)} JPEG or PNG photos; a reconstruction needs at least 2.")
-    try:
-        arrays = {f"photo/{i}": np.fromfile(folder / name, np.uint8) for i, name in enumerate(names)}
-    except OSError as error:
-        raise ValueError(f"A photo in {folder} cannot be read: {error.strerror or error}.") from None
-    return names, arrays
-
-
-class LocalBackend:
-    """A backend process that this Blender started. It must be installed already: nothing is installed here."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen | None = None
-        self.log: Path | None = None
-        self.address = ""
+    # the job
 
     @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+    def busy(self) -> bool:
+        return self.job is not None or self.work is not None
 
-    def start(self, python: str, address: str) -> None:
-        """Start `python -m backend serve`. Raises ValueError with a sentence for the user."""
-        if self.running:
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the end of the stage at its pace so far; None while that says nothing."""
+        done = self.step - self._first_step
+        if done <= 0 or not self.steps:
+            return None
+        return (time.monotonic() - self._stage_began) / done * max(0, self.steps - self.step)
+
+    def prepare(self, work: Iterator[tuple[str, int, int]]) -> None:
+        """Begin the work before a job."""
+        assert not self.busy, "one job at a time"
+        self.work, self.state, self.error, self.notes = work, "connecting", "", []
+        self._note("prepare", 0, 0)
+
+    def advance(self, seconds: float) -> None:
+        """Go on with the work before a job for about so long. Raises ValueError, and is then in state "error"."""
+        until = time.monotonic() + seconds
+        while self.work is not None:
+            try:
+                self._note(*next(self.work))
+            except StopIteration:
+                self.work = None
+            except (ValueError, RuntimeError, ReferenceError) as error:  # of Blender too, where something went away
+                self.fail(str(error))
+                raise ValueError(str(error)) from error
+            if time.monotonic() >= until:
+                return
+
+    def start(self, task: str, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Send a job to the backend that answered `hello`. Raises BackendError, and is then in state "error"."""
+        assert self.job is None, "one job at a time"
+        self.state, self.error = "connecting", ""
+        self._note("sending", 0, 0)
+        try:
+            if self.trouble:
+                raise BackendError(self.trouble)
+            self.job = self.client.submit(task, fields, arrays)
+        except (BackendError, ProtocolError) as error:
+            self.fail(str(error))
+            raise BackendError(str(error)) from None
+        self.state, self._lost_at = "running", None
+
+    def cancel(self) -> None:
+        """Stop the job and forget it, whether or not the backend hears of it."""
+        if not self.busy:
             return
-        if not Path(python).is_file():
-            raise ValueError(
-                f"There is no Python at {python!r}; in the add-on's preferences, choose that of your PixWorld install."
-            )
-        with tempfile.NamedTemporaryFile(prefix="pixworld-backend-", suffix=".log", delete=False) as log:
-            self.log = Path(log.name)
-            try:
-                self.process = subprocess.Popen(
-                    [python, "-m", "backend", "serve", "--bind", address],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-                self.address = address
-            except OSError as error:
-                raise ValueError(f"{python} cannot be run: {error.strerror or error}.") from None
+        if self.job is not None and self.connected:
+            with contextlib.suppress(BackendError):  # it is gone, and so is the work
+                self.client.cancel(self.job)
+        self._end("cancelled")
 
-    def failure(self) -> str:
-        """Why the process ended by itself, once; "" when it runs or was never started."""
-        if self.process is None or self.running:
-            return ""
-        code, self.process = self.process.returncode, None
-        last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
-        return f"The backend ended with code {code}: {' '.join(last)[:200]} (log: {self.log})"
+    def pump(self) -> Event | None:
+        """Take note of what has happened; never waits. The result, or else the latest preview, when there is one."""
+        if self.client is None:
+            return None
+        try:
+            events = self.client.poll()
+        except BackendError as error:
+            if self.busy:
+                self.fail(str(error))
+            self.close()
+            self.refuse(str(error))
+            return None
+        preview = None
+        for event in events:
+            if event.job != self.job:
+                continue
+            if event.kind == "progress":
+                self._note(*(event.header.get(key, empty) for key, empty in (("stage", ""), ("step", 0), ("steps", 0))))
+                preview = event if event.header.get("preview") else preview
+            elif event.kind == "error":
+                self._end("error", event.header.get("message", "the backend failed without saying why"))
+            elif event.kind == "cancelled":
+                self._end("cancelled")
+            else:
+                self._end("done")
+                return event
+        self._mind_silence()
+        return preview if self.job is not None else None
 
-    def stop(self) -> None:
-        """End the process and wait until it is gone."""
-        if self.process is not None:
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            self.process = None
+    def fail(self, message: str) -> None:
+        """End the job with an error from this side, or note the error when there is no job."""
+        self._end("error", message)
+
+    def _mind_silence(self) -> None:
+        """A job outlives a connection that was lost for a while; the client asks for what was missed."""
+        if self.job is None or self.client.alive:
+            self._lost_at = None
+            return
+        self._lost_at = self._lost_at or time.monotonic()
+        self.stage = "waiting for the backend to answer again"
+        self.step = self.steps = 0
+        if time.monotonic() - self._lost_at > self.patience_s:
+            self.fail(f"the backend at {self.client.address} has stopped answering; start it again")
+
+    def _note(self, stage: str, step: int, steps: int) -> None:
+        if stage != self.stage or step < self._first_step:
+            self._stage_began, self._first_step = time.monotonic(), step
+        self.stage, self.step, self.steps = stage, step, steps
+
+    def _end(self, state: Literal["done", "error", "cancelled"], error: str = "") -> None:
+        work, self.work = self.work, None
+        self.job, self.state, self.error = None, state, error
+        if hasattr(work, "close") and not getattr(work, "gi_running", False):
+            work.close()  # so that it puts back what it changed for a while

@@ -19,7 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # blender_addon is no installed package
 
-from blender_addon import cameras, importer, shading
+from blender_addon import cameras, importer, rendering
 from pixworld.camera_files import load_cameras
 from pixworld.files import atomic
 from pixworld.photos import load_photos
@@ -56,7 +56,7 @@ def make_blend(scene: Path, cameras_file: Path, photos: Path | None, out: Path) 
     bpy.ops.wm.read_factory_settings(use_empty=True)
     here = bpy.context.scene
     imported = importer.add_scene(scene.stem, gaussians, posed, here)
-    shading.match_training(here)
+    rendering.match_training(here)
     cameras.look_through(imported.cameras[0], here)
     for screen in bpy.data.screens:  # the file opens on the shaded splats
         for area in screen.areas:

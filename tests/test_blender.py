@@ -476,6 +476,16 @@ def check_local_backend(folder, extension):
     assert bpy.ops.pixworld.start_backend() == {"FINISHED"}
     pump_until(operators, lambda: operators.session.error, 20)
     assert "ended with code" in operators.session.error
+    assert any("10.0.0.1" in line for line in operators.local.last_lines) and operators.local.log.is_file()
+
+    other = folder / "python"  # one that has no PixWorld
+    other.write_text("#!/bin/sh\necho No module named backend >&2\nexit 1\n")
+    other.chmod(0o755)
+    preferences.python = str(other)
+    assert bpy.ops.pixworld.start_backend() == {"FINISHED"}
+    operators.session.error = ""
+    pump_until(operators, lambda: operators.session.error, 20)
+    assert "PixWorld is not installed" in operators.session.error and "scripts/setup" in operators.session.error
 
 
 def test_local_backend(tmp_path, extension):
@@ -610,7 +620,7 @@ def check_silence(folder, extension, photos):
     import bpy
     import zmq
 
-    from backend import protocol
+    from backend import __version__, protocol
 
     context = zmq.Context()
     silent = context.socket(zmq.ROUTER)
@@ -620,12 +630,12 @@ def check_silence(folder, extension, photos):
     def answer_once():
         who, *frames = silent.recv_multipart()
         header, _ = protocol.decode(frames)
-        reply = {"kind": "hello", "request": header["request"], "version": "0", "device": "cpu", "ready": True}
+        reply = {"kind": "hello", "request": header["request"], "version": __version__, "ready": True}
         silent.send_multipart([who, *protocol.encode(reply)])
 
     threading.Thread(target=answer_once, daemon=True).start()
     assert bpy.ops.pixworld.reconstruct() == {"FINISHED"}
-    operators.session.client.timeout_s = 1.0
+    operators.session.client.timeout_s = operators.session.patience_s = 1.0
     pump_until(operators, lambda: operators.session.state != "running", 10)
     assert operators.session.state == "error" and "stopped answering" in operators.session.error
     context.destroy(linger=0)

@@ -1,0 +1,152 @@
+"""The Geometry Nodes group of `editing.py`: what it takes in, and how it hides and colours Gaussians."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import bpy
+
+from .nodes import Field, Graph
+
+GROUP = "PixWorld Edit"
+STAMP = "pixworld_edit"  # property of the group: a file that is appended may rename it
+SH_BANDS = 15  # beyond the constant one, to degree 3
+LUMA = (0.2126, 0.7152, 0.0722)
+_WEIGHT = "pixworld_weight"  # lives only inside the node group
+
+
+class Input(NamedTuple):
+    """One input of the modifier."""
+
+    name: str
+    kind: str  # of its socket
+    default: Any
+    low: float | None
+    high: float | None
+    description: str
+
+
+_BIG = 1e9
+INPUTS = (
+    Input("Minimum Opacity", "NodeSocketFloat", 0.0, 0, 1, "Hide Gaussians that are more transparent"),
+    Input("Smallest Size", "NodeSocketFloat", 0.0, 0, _BIG, "Hide Gaussians whose longest standard deviation is less"),
+    Input("Largest Size", "NodeSocketFloat", 0.0, 0, _BIG, "Hide Gaussians that are longer; 0 is no limit"),
+    Input("Minimum Confidence", "NodeSocketFloat", 0.0, 0, _BIG, "Hide by the attribute confidence, if there is one"),
+    Input("Box", "NodeSocketObject", None, None, None, "Crop by the cube from -1 to 1 of this object's own space"),
+    Input("Remove Inside", "NodeSocketBool", False, None, None, "Hide what is inside the box instead of what is not"),
+    Input("Budget", "NodeSocketInt", 0, 0, 2**31 - 1, "Keep at most so many, by opacity times area; 0 keeps all"),
+    Input("Gain", "NodeSocketFloat", 1.0, 0, 100, "Brightness of the colours"),
+    Input("Tint", "NodeSocketColor", (1.0, 1.0, 1.0, 1.0), None, None, "Multiplies the colours"),
+    Input("Saturation", "NodeSocketFloat", 1.0, 0, 10, "0 is grey, 1 as it is"),
+)
+
+
+def group() -> bpy.types.NodeTree:
+    """The node group, new."""
+    tree = bpy.data.node_groups.new(GROUP, "GeometryNodeTree")
+    tree.is_modifier = True
+    tree[STAMP] = 1  # version
+    for in_out in ("INPUT", "OUTPUT"):
+        tree.interface.new_socket("Geometry", in_out=in_out, socket_type="NodeSocketGeometry")
+    for name, kind, default, low, high, description in INPUTS:
+        socket = tree.interface.new_socket(name, in_out="INPUT", socket_type=kind, description=description)
+        if default is not None:
+            socket.default_value = default
+        if low is not None:
+            socket.min_value, socket.max_value = low, high
+    g = Graph(tree)
+    source = g.node("NodeGroupInput")
+    given = {i.name: g.out(source, i.name) for i in INPUTS}
+
+    base = g.field("GeometryNodeInputNamedAttribute", "radiance:base", data_type="FLOAT_COLOR", output="Attribute")
+    rgba = g.node("FunctionNodeSeparateColor", base)
+    opacity = g.out(rgba, "Alpha")
+    scale = _named(g, "scale", "FLOAT_VECTOR")
+    size = scale.x.max(scale.y).max(scale.z)
+    largest = given["Largest Size"]
+    confidence = g.node("GeometryNodeInputNamedAttribute", "confidence", data_type="FLOAT")
+    doubtful = g.out(confidence, "Attribute") < given["Minimum Confidence"]
+    hidden = (
+        (opacity < given["Minimum Opacity"])
+        .max(size < given["Smallest Size"])
+        .max((size > largest) * (largest > 0.0))
+        .max(doubtful * g.out(confidence, "Exists"))
+        .max(_cropped(g, given["Box"], given["Remove Inside"]))
+    )
+    points = _drop(g, g.out(source, "Geometry"), hidden)
+    area = scale.x * scale.y * scale.z / scale.x.min(scale.y).min(scale.z).max(1e-12)
+    points = _decimate(g, points, given["Budget"], opacity * area)
+    points = _recolour(g, points, rgba, given["Gain"], given["Tint"], given["Saturation"])
+    g.node("NodeGroupOutput", points)
+    g.arrange()
+    return tree
+
+
+def _cropped(g: Graph, box: Field, remove_inside: Field) -> Field:
+    """1 for points on the wrong side of the box. Without a box, or with a flat one, there is no wrong side."""
+    info = g.node("GeometryNodeObjectInfo", box, transform_space="RELATIVE")
+    size = g.out(info, "Scale")
+    inverse = g.node("FunctionNodeInvertMatrix", g.out(info, "Transform"))
+    local = g.field("FunctionNodeTransformPoint", g.field("GeometryNodeInputPosition"), g.out(inverse, "Matrix"))
+    local = g.vector_math("ABSOLUTE", local)
+    outside = local.x.max(local.y).max(local.z) > 1.0
+    wrong = g.math("ABSOLUTE", outside - remove_inside)
+    return wrong * (size.dot(size) > 0.0) * g.out(inverse, "Invertible")
+
+
+def _decimate(g: Graph, points: Field, budget: Field, importance: Field) -> Field:
+    """At most `budget` points, those that matter most. Equals are told apart by 1 % of noise, so that a cloud of equal
+    points thins out evenly."""
+    noise = g.node("FunctionNodeRandomValue", data_type="FLOAT", into={"Min": 1.0, "Max": 1.01})
+    count = g.field("GeometryNodeAttributeDomainSize", points, component="POINTCLOUD", output="Point Count")
+    weighed = _store(g, points, _WEIGHT, importance * g.out(noise, "Value"), "FLOAT")  # noise goes by index: keep it
+    weight = _named(g, _WEIGHT, "FLOAT")
+    best_first = g.field("GeometryNodeSortElements", weighed, into={"Sort Weight": -1.0 * weight})
+    first_out = g.node("GeometryNodeSampleIndex", best_first, data_type="FLOAT", domain="POINT")
+    for name, value in (("Value", weight), ("Index", budget)):
+        g.feed(next(s for s in first_out.inputs if s.name == name and s.enabled), value)
+    fewer = _drop(g, weighed, 1.0 - (weight > g.out(first_out)))
+    fewer = g.field("GeometryNodeRemoveAttribute", fewer, into={"Name": _WEIGHT})
+    return _switch(g, (budget > 0.5) * (count > budget), points, fewer)
+
+
+def _recolour(g: Graph, points: Field, rgba: bpy.types.Node, gain: Field, tint: Field, saturation: Field) -> Field:
+    """A linear change of colour goes into every band alike; the colour seen from anywhere changes in the same way."""
+
+    def change(colour: Field) -> Field:
+        grey = g.field("ShaderNodeVectorMath", colour, LUMA, operation="DOT_PRODUCT", output="Value")
+        grey = g.vector(grey, grey, grey)
+        return (grey + (colour - grey) * saturation) * tint * gain
+
+    colour = change(g.vector(*(g.out(rgba, name) for name in ("Red", "Green", "Blue"))))
+    base = g.node("FunctionNodeCombineColor", colour.x, colour.y, colour.z, g.out(rgba, "Alpha"))
+    changed = _store(g, points, "radiance:base", g.out(base), "FLOAT_COLOR")
+    for i in range(SH_BANDS):
+        band = g.node("GeometryNodeInputNamedAttribute", f"radiance:sh_{i}", data_type="FLOAT_VECTOR")
+        there = g.node("GeometryNodeSampleIndex", points, data_type="BOOLEAN", domain="POINT")
+        g.feed(next(s for s in there.inputs if s.name == "Value" and s.enabled), g.out(band, "Exists"))
+        stored = _store(g, changed, f"radiance:sh_{i}", change(g.out(band, "Attribute")), "FLOAT_VECTOR")
+        changed = _switch(g, g.out(there), changed, stored)
+    white = g.vector_math("SUBTRACT", tint, (1.0, 1.0, 1.0))
+    off = g.math("ABSOLUTE", gain - 1.0) + g.math("ABSOLUTE", saturation - 1.0) + white.dot(white)
+    return _switch(g, off > 1e-6, points, changed)
+
+
+def _named(g: Graph, name: str, kind: str) -> Field:
+    return g.field("GeometryNodeInputNamedAttribute", name, data_type=kind, output="Attribute")
+
+
+def _store(g: Graph, points: Field, name: str, value: Field, kind: str) -> Field:
+    into = {"Name": name, "Value": value}
+    return g.field("GeometryNodeStoreNamedAttribute", points, into=into, data_type=kind, domain="POINT")
+
+
+def _drop(g: Graph, points: Field, selection: Field) -> Field:
+    return g.field("GeometryNodeDeleteGeometry", points, into={"Selection": selection}, domain="POINT")
+
+
+def _switch(g: Graph, condition: Field, no: Field, yes: Field) -> Field:
+    node = g.node("GeometryNodeSwitch", input_type="GEOMETRY")
+    for name, value in (("Switch", condition), ("False", no), ("True", yes)):
+        g.feed(next(s for s in node.inputs if s.name == name and s.enabled), value)
+    return g.out(node)

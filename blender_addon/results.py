@@ -1,0 +1,184 @@
+"""What comes back from the backend: scenes with their shot cards, the live preview, and the list of results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import bpy
+import numpy as np
+from mathutils import Matrix
+
+from . import cameras, importer, rendering, shading, splats, viewport
+from .backend.client import Event
+from .requests import CARD, WORLD, Request, card_of
+
+PREVIEW = "PixWorld Preview"
+TITLES = {"reconstruct": "PixWorld Scene", "generate": "PixWorld World"}
+GAUSSIANS = ("means", "quats", "scales", "opacities", "sh")
+
+
+def bring_in(request: Request, about: Mapping[str, object], event: Event) -> list[str]:
+    """Add a result to the active scene; returns what the user should know: images that were left out, and why.
+
+    `about` is the backend's answer to "hello", for the shot card. Raises KeyError, ValueError or IndexError when the
+    result is not one.
+    """
+    arrays, scene = event.arrays, bpy.context.scene
+    sizes = arrays["sizes"]
+    photos = [
+        importer.PhotoCamera(
+            name=photo["name"],
+            c2w=arrays["c2w"][i],
+            K=arrays["K"][i],
+            width=int(sizes[i][1]),
+            height=int(sizes[i][0]),
+            split=photo["split"],
+            photo=arrays[f"photo/{i}"].tobytes(),
+        )
+        for i, photo in enumerate(event.header["photos"])
+    ]
+    gaussians = {name: arrays[name] for name in GAUSSIANS}
+    imported = importer.add_scene(TITLES[request.task], gaussians, photos, scene, request.world)
+    backend = {name: about.get(name) for name in ("version", "device", "checkpoint", "hash")}
+    imported.splats[CARD] = json.dumps(request.card | {"backend": backend})
+    if scene.pixworld.match_training:
+        rendering.match_training(scene)
+        if request.world is None and imported.cameras:
+            cameras.look_through(imported.cameras[0], scene)
+    bpy.context.view_layer.update()  # so that it knows the new objects
+    show(scene.pixworld, imported.splats)
+    report = event.header.get("report", {})
+    left_out = [*report.get("skipped", []), *report.get("unregistered", [])]
+    return [f"{x['name']} was left out: {x['reason']}" for x in left_out]
+
+
+# --- the preview
+
+_may_be_there = False  # whether a preview has been shown, or an undo or a file may have brought one back
+
+
+def show_preview(arrays: Mapping[str, np.ndarray]) -> None:
+    """Show the Gaussians of a job so far, instead of those that were shown before."""
+    global _may_be_there
+    _may_be_there = True
+    gaussians = {name: arrays[name] for name in GAUSSIANS}
+    previews = _previews()
+    if previews:
+        splats.refill(previews[0], gaussians) or splats.replace(previews[0], gaussians)
+        return
+    preview = splats.make(PREVIEW, gaussians, bpy.context.scene.collection)
+    preview.matrix_basis = Matrix(WORLD)
+    preview.hide_select = preview.hide_render = True
+    preview["pixworld_preview"] = True
+    shading.shade(preview)
+    viewport.adopt(preview, bpy.context.scene)
+
+
+def clear_preview() -> None:
+    """Remove the preview, if there can be one."""
+    global _may_be_there
+    if _may_be_there:
+        _may_be_there = False
+        for preview in _previews():
+            data = preview.data
+            bpy.data.objects.remove(preview)
+            if not data.users:
+                bpy.data.pointclouds.remove(data)
+
+
+def _previews() -> list[bpy.types.Object]:
+    return [x for x in bpy.data.objects if x.name.startswith(PREVIEW) and "pixworld_preview" in x]
+
+
+@bpy.app.handlers.persistent
+def _before_saving(*_: object) -> None:
+    """A file holds no preview; the next one is made anew."""
+    clear_preview()
+
+
+@bpy.app.handlers.persistent
+def _after_undo(*_: object) -> None:
+    global _may_be_there
+    _may_be_there = True
+
+
+# --- the list
+
+
+class PixWorldResults(bpy.types.UIList):
+    """The splat objects of the scene that have a shot card."""
+
+    bl_idname = "PIXWORLD_UL_results"
+
+    def draw_item(self, context, layout, data, item, icon, active_data, active_property, index=0, flt_flag=0) -> None:
+        card = card_of(item) or {}
+        row = layout.row(align=True)
+        icon = "CAMERA_DATA" if card.get("task") == "reconstruct" else "WORLD"
+        row.prop(item, "name", text="", emboss=False, icon=icon)
+        row.prop(item, "hide_viewport", text="", emboss=False)
+
+    def filter_items(self, context, data, name) -> tuple[list[int], list[int]]:
+        shown = {x.name for x in context.scene.objects if CARD in x}
+        return [self.bitflag_filter_item if x.name in shown else 0 for x in getattr(data, name)], []
+
+
+def selected(scene: bpy.types.Scene) -> bpy.types.Object | None:
+    """The splat object of the selected line of the list, if there is one."""
+    item = scene.objects.get(scene.pixworld.picked)
+    return item if item is not None and CARD in item else None
+
+
+def line_of(settings: bpy.types.PropertyGroup) -> int:
+    return bpy.data.objects.find(settings.picked)
+
+
+def pick(settings: bpy.types.PropertyGroup, line: int) -> None:
+    show(settings, bpy.data.objects[line])
+
+
+def show(settings: bpy.types.PropertyGroup, item: bpy.types.Object) -> None:
+    """Make a result the one of the list, and the selected and active object."""
+    settings.picked = item.name
+    layer = bpy.context.view_layer
+    if item.name in layer.objects and bpy.context.mode == "OBJECT":
+        for other in bpy.context.selected_objects:
+            other.select_set(False)
+        item.select_set(True)
+        layer.objects.active = item
+
+
+def remove(item: bpy.types.Object) -> None:
+    """Remove a result with all that came with it: its root, the cameras with their photos, and what is left empty."""
+    root = item
+    while root.parent is not None:
+        root = root.parent
+    inside = {root, *root.children_recursive}
+    data = {x.data for x in inside if x.data is not None}
+    images = {b.image for x in inside if x.type == "CAMERA" for b in x.data.background_images if b.image}
+    own = set(bpy.data.collections)  # not those that scenes are
+    collections = {collection for x in inside for collection in x.users_collection} & own
+    bpy.data.batch_remove(inside)
+    bpy.data.batch_remove([x for x in data if not x.users])
+    bpy.data.batch_remove([x for x in images if not x.users])
+    for collection in sorted(collections, key=lambda x: len(x.children_recursive)):
+        if not collection.objects and not collection.children:
+            bpy.data.collections.remove(collection)
+
+
+HANDLERS = (
+    (bpy.app.handlers.save_pre, _before_saving), (bpy.app.handlers.load_post, _after_undo),
+    (bpy.app.handlers.undo_post, _after_undo), (bpy.app.handlers.redo_post, _after_undo),
+)  # fmt: skip
+
+
+def register() -> None:
+    bpy.utils.register_class(PixWorldResults)
+    for handlers, handler in HANDLERS:
+        handlers.append(handler)
+
+
+def unregister() -> None:
+    for handlers, handler in HANDLERS:
+        handlers.remove(handler)
+    bpy.utils.unregister_class(PixWorldResults)

@@ -1,0 +1,647 @@
+"""The PixWorld panel in a real Blender: the camera's path, sources of images, generation along a camera, results with
+their shot cards, the preview, the connection. Each check runs in a process of its own."""
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import blender
+import numpy as np
+import pytest
+from blender import ROOT, in_blender
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("bpy") is None, reason="bpy is not installed")
+
+
+@pytest.fixture(scope="module")
+def extension(tmp_path_factory):
+    return blender.build(tmp_path_factory.mktemp("dist"))
+
+
+def serve(*more):
+    """A real backend with the tasks of blender_jobs.py: its process and its address."""
+    code = f"from backend import server; server.serve('tcp://127.0.0.1:*', 'cpu', 'blender_jobs', {', '.join(more)})"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    return process, process.stdout.readline().split()[4].rstrip(";")
+
+
+@pytest.fixture(scope="module")
+def service():
+    process, address = serve()
+    yield address
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, name in enumerate(("a.jpg", "b.jpg", "c.png")):
+        Image.new("RGB", (96, 80), (200, 100, 50 * i)).save(folder / name)
+    return folder
+
+
+# --- the path of a camera
+
+
+def projected(scene, camera, points):
+    """What world_to_camera_view does, in double precision from the numbers that Blender keeps: places in the image from
+    its top left, in units of its sides."""
+    corners = np.array(camera.data.view_frame(scene=scene), np.float64)
+    corners = corners[:, :2] / -corners[:, 2:]
+    pose = np.array(camera.matrix_world, np.float64)
+    pose[:3, :3] /= np.linalg.norm(pose[:3, :3], axis=0)
+    local = np.linalg.solve(pose, np.c_[points, np.ones(len(points))].T).T
+    uv = (local[:, :2] / -local[:, 2:3] - corners.min(axis=0)) / np.ptp(corners, axis=0)
+    return np.c_[uv[:, 0], 1 - uv[:, 1]]
+
+
+def check_path(folder):
+    import bpy
+    from bpy_extras.object_utils import world_to_camera_view
+    from mathutils import Vector
+
+    from blender_addon import cameras
+
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    scene, rng = bpy.context.scene, np.random.default_rng(0)
+    render = scene.render
+    scene.frame_start, scene.frame_end = 10, 30
+    assert cameras.key_frames(scene, 3) == [10, 20, 30] and cameras.key_frames(scene, 1) == [10]
+    assert len(cameras.key_frames(scene, 64)) == 21
+    worst = {"bpy's own": 0.0, "in double": 0.0}
+    for i in range(30):
+        size = ((512, 512), (640, 480), (480, 640))[i % 3]
+        render.resolution_percentage = (100, 50, 25)[i % 3]  # of which no fraction of a pixel is left
+        render.resolution_x, render.resolution_y = (side * 100 // render.resolution_percentage for side in size)
+        render.pixel_aspect_x, render.pixel_aspect_y = ((1, 1), (1.2, 1), (1, 1.5))[i % 3]
+        data = bpy.data.cameras.new("camera")
+        camera = bpy.data.objects.new("camera", data)
+        parent, target = (bpy.data.objects.new(name, None) for name in ("parent", "target"))
+        for thing in (camera, parent, target):
+            scene.collection.objects.link(thing)
+        data.sensor_fit = ("AUTO", "HORIZONTAL", "VERTICAL")[(i // 3) % 3]
+        data.sensor_width, data.sensor_height = rng.uniform(10, 40, 2)
+        data.shift_x, data.shift_y = rng.uniform(-0.3, 0.3, 2)
+        parent.rotation_euler, parent.scale = rng.uniform(-3, 3, 3), [rng.uniform(0.3, 3)] * 3
+        target.location = rng.uniform(-2, 2, 3)
+        camera.parent = parent
+        for frame in (10, 30):
+            data.lens = rng.uniform(15, 120)
+            data.keyframe_insert("lens", frame=frame)
+            for thing in (camera, parent):
+                thing.location = rng.uniform(-4, 4, 3)
+                thing.keyframe_insert("location", frame=frame)
+        camera.rotation_euler = rng.uniform(-3, 3, 3)
+        if i % 2:
+            camera.constraints.new("TRACK_TO").target = target
+        scene.camera = camera
+        scene.frame_set(12)
+        frames = [10, 17, 30]
+        path = cameras.path_of(None, scene, frames)
+        assert scene.frame_current == 12
+        for frame, c2w, K, (height, width) in zip(frames, *path):
+            assert (width, height) == size
+            scene.frame_set(frame)
+            pixels = np.c_[rng.uniform(0, size, (10, 2)), np.ones(10)]
+            points = (c2w @ np.r_[(np.linalg.inv(K) @ pixels.T) * rng.uniform(2, 6, 10), np.ones((1, 10))])[:3].T
+            points = points.astype(np.float32).astype(np.float64)
+            ours = K @ (np.linalg.inv(c2w) @ np.c_[points, np.ones(10)].T)[:3]
+            ours = (ours[:2] / ours[2]).T
+            blenders = np.array([world_to_camera_view(scene, camera, Vector(p)) for p in points])[:, :2]
+            for name, seen in (
+                ("bpy's own", np.c_[blenders[:, 0], 1 - blenders[:, 1]]),
+                ("in double", projected(scene, camera, points)),
+            ):
+                worst[name] = max(worst[name], np.abs(seen * size - ours).max())
+    print(f"world_to_camera_view: {worst} px")
+    assert worst["in double"] < 1e-4
+    assert worst["bpy's own"] < 1e-2  # single precision throughout
+
+    def refused(words):
+        try:
+            cameras.path_of(None, scene, [10])
+        except ValueError as error:
+            assert all(word in str(error) for word in (camera.name, *words)), error
+        else:
+            raise AssertionError("nothing was refused")
+
+    data.type = "ORTHO"
+    refused(["orthographic", "Perspective"])
+    data.type = "PANO"
+    refused(["panoramic", "Perspective"])
+    data.type = "PERSP"
+    camera.constraints.clear()
+    parent.scale = (1, 3, 1)
+    refused(["skewed"])
+
+    # a marker changes the camera, an image behind one has the camera's lens
+    other = bpy.data.objects.new("other", bpy.data.cameras.new("other"))
+    scene.collection.objects.link(other)
+    scene.timeline_markers.new("cut", frame=20).camera = other
+    scene.timeline_markers.new("start", frame=1).camera = other
+    assert np.allclose(cameras.path_of(None, scene, [25]).c2w[0], cameras.FLIP)
+    render.resolution_x, render.resolution_y, render.resolution_percentage = 400, 200, 100
+    render.pixel_aspect_x = render.pixel_aspect_y = 1
+    K = cameras.path_of(other, scene, [10]).K[0]
+    background = other.data.background_images.new()
+    background.image = bpy.data.images.new("square", 100, 100)
+    for method, points in (
+        ("FIT", ((100, 0), (300, 200))),
+        ("CROP", ((0, -100), (400, 300))),
+        ("STRETCH", ((0, 0), (400, 200))),
+    ):
+        background.frame_method = method
+        view = cameras.behind(other, background, scene)
+        assert view.sizes.tolist() == [[100, 100]]
+        rays = np.linalg.inv(K) @ np.c_[np.array(points, float), np.ones(2)].T  # of the image's corners
+        corners = view.K[0] @ rays
+        assert np.allclose(corners[:2] / corners[2], [[0, 100], [0, 100]]), method
+
+
+def test_path_is_exact(tmp_path):
+    print(in_blender(check_path, tmp_path))
+
+
+# --- the add-on
+
+
+def set_up(extension, address):
+    import bpy
+
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    blender.install(extension)
+    bpy.context.preferences.addons[blender.MODULE].preferences.address = address
+    return blender.module("operators"), bpy.context.scene.pixworld
+
+
+def finish(operators, seconds=30):
+    """Let the job run to its end."""
+    deadline = time.monotonic() + seconds
+    while operators.session.busy:
+        assert time.monotonic() < deadline, (operators.session.state, operators.session.error)
+        operators.tick()
+        time.sleep(0.01)
+    assert operators.session.state == "done", operators.session.error
+
+
+def refusal(operator):
+    """What the operator reports; from Python it is a RuntimeError."""
+    try:
+        operator()
+    except RuntimeError as error:
+        return str(error)
+    raise AssertionError("no error was reported")
+
+
+def animated_camera(scene):
+    """A camera of 400 x 300 pixels that moves and turns over frames 1 to 9."""
+    import bpy
+
+    camera = bpy.data.objects.new("mover", bpy.data.cameras.new("mover"))
+    scene.collection.objects.link(camera)
+    scene.camera, scene.frame_start, scene.frame_end = camera, 1, 9
+    scene.render.resolution_x, scene.render.resolution_y = 400, 300
+    for frame, x in ((1, -2.0), (9, 1.5)):
+        camera.location, camera.rotation_euler = (x, -6, 1.7), (1.4, 0.1, x / 5)
+        camera.keyframe_insert("location", frame=frame)
+        camera.keyframe_insert("rotation_euler", frame=frame)
+    return camera
+
+
+def check_generate(folder, extension, address, photos):
+    import bpy
+
+    operators, settings = set_up(extension, address)
+    cameras, results = blender.module("cameras"), blender.module("results")
+    session, scene = operators.session, bpy.context.scene
+    settings.source = "NONE"
+    assert "write a prompt" in refusal(bpy.ops.pixworld.generate)
+    settings.prompt, settings.key_views, settings.steps, settings.seed = "a harbour at dusk", 5, 4, 7
+    assert "no active camera" in refusal(bpy.ops.pixworld.generate)
+    mover = animated_camera(scene)
+    mover.data.type = "ORTHO"
+    assert "mover is orthographic" in refusal(bpy.ops.pixworld.generate)
+    mover.data.type = "PERSP"
+    path = cameras.path_of(mover, scene, [1, 3, 5, 7, 9])
+
+    scene.frame_set(4)
+    assert bpy.ops.pixworld.generate() == {"FINISHED"} and scene.frame_current == 4
+    finish(operators)
+    world = scene.collection.children["PixWorld World"]
+    (cloud,) = (x for x in world.objects if x.type == "POINTCLOUD")
+    made = sorted(world.children[0].objects, key=lambda x: x.name)
+    assert [x.name for x in made] == [f"key_{i:03d}" for i in range(5)]
+    assert scene.camera == mover and scene.render.resolution_x == 400  # the user's own stay
+    bpy.context.view_layer.update()
+    for camera, c2w in zip(made, path.c2w):
+        assert np.abs(cameras.pose_of(camera) - c2w).max() < 2e-6, (cameras.pose_of(camera), c2w)
+        assert camera["pixworld_split"] == "generated"
+    # the splats stand before the first key view, as they were made before its camera
+    means = np.empty(3000, np.float32)
+    cloud.data.attributes["position"].data.foreach_get("vector", means)
+    in_world = np.c_[means.reshape(-1, 3), np.ones(1000)] @ np.array(cloud.matrix_world).T
+    seen = (np.linalg.inv(path.c2w[0]) @ in_world.T)[:3].T
+    assert (seen.min(axis=0) > (-1.001, -0.801, 1.999)).all() and (seen.max(axis=0) < (1.001, 0.801, 4.001)).all()
+
+    # the shot card, and the same again when everything else has been changed
+    card = json.loads(cloud["pixworld_card"])
+    assert (card["task"], card["settings"]["seed"], card["settings"]["prompt"]) == ("generate", 7, "a harbour at dusk")
+    assert card["backend"]["hash"] == "0123456789ab" and len(card["cameras"]) == 5
+    assert np.array_equal([x["c2w"] for x in card["cameras"]], path.c2w)
+    settings.seed, settings.prompt, settings.key_views, settings.path = 1, "", 2, "orbit"
+    mover.animation_data_clear()
+    assert results.selected(scene) == cloud == bpy.context.object, (settings.picked, bpy.context.object)
+    settings.picked = ""
+    assert not bpy.ops.pixworld.run_again.poll()
+    settings.result = bpy.data.objects.find(cloud.name)
+    assert results.selected(scene) == cloud == bpy.context.object and cloud.select_get()
+    bpy.ops.pixworld.run_again()
+    finish(operators)
+    assert settings.seed == 7 and settings.path == "CAMERA"
+    again = next(x for x in scene.collection.children["PixWorld World.001"].objects if x.type == "POINTCLOUD")
+    assert json.loads(again["pixworld_card"])["cameras"] == card["cameras"]
+    other = np.empty(3000, np.float32)
+    again.data.attributes["position"].data.foreach_get("vector", other)
+    assert np.array_equal(means, other)
+
+    # one undo step a result; and the result can be removed
+    bpy.ops.ed.undo()
+    scene = bpy.context.scene
+    assert "PixWorld World.001" not in bpy.data.collections and "PixWorld World" in bpy.data.collections
+    scene.pixworld.result = bpy.data.objects.find("PixWorld World Splats")
+    kept = set(bpy.data.objects.keys()) & {"mover"}
+    bpy.ops.pixworld.remove_result()
+    assert set(bpy.data.objects.keys()) == kept and not bpy.data.collections and not bpy.data.images
+
+    # a still camera is no way, but a built-in path begins at it; one photo is at its first camera
+    settings = scene.pixworld
+    bpy.data.objects["mover"].animation_data_clear()
+    assert "does not move" in refusal(bpy.ops.pixworld.generate)
+    settings.path = "orbit"
+    settings.source, settings.photos = "FOLDER", str(photos)
+    bpy.ops.pixworld.choose_photos(directory=str(photos) + os.sep, files=[{"name": "a.jpg"}])
+    bpy.ops.pixworld.generate()
+    finish(operators)
+    card = json.loads(next(x for x in bpy.data.objects if "pixworld_card" in x)["pixworld_card"])
+    (sent,) = card["cameras"]
+    assert np.abs(np.array(sent["c2w"]) - cameras.pose_of(bpy.data.objects["mover"])).max() < 1e-6
+    assert [x["name"] for x in card["photos"]] == ["a.jpg"]
+    settings.photos, settings.path = str(photos), "CAMERA"
+    assert "It is not known where" in refusal(bpy.ops.pixworld.generate)
+    settings.path = "IMAGES"
+    bpy.ops.pixworld.generate()
+    finish(operators)
+    assert session.state == "done"
+
+
+def test_generate_along_the_camera(tmp_path, extension, service, photos):
+    in_blender(check_generate, tmp_path, extension, service, photos)
+
+
+def check_sources(folder, extension, address, photos):
+    import bpy
+    from PIL import Image
+
+    photos = Path(photos)
+    operators, settings = set_up(extension, address)
+    sources, cameras = blender.module("sources"), blender.module("cameras")
+    scene = bpy.context.scene
+
+    def collect():
+        steps = sources.collect(settings, scene)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def pixels(source):
+        (folder / "x").write_bytes(source.data.tobytes())
+        return np.asarray(Image.open(folder / "x").convert("RGB"))
+
+    # images of this file: from disk, packed, ticked off; of another format and of floats as PNG
+    loaded = [bpy.data.images.load(str(photos / name)) for name in ("a.jpg", "b.jpg", "c.png")]
+    loaded[0].pack()
+    loaded[1].pixworld_use = False
+    colours = np.random.default_rng(0).integers(0, 255, (7, 9, 3), np.uint8)
+    Image.fromarray(colours).save(folder / "d.tiff")
+    bpy.data.images.load(str(folder / "d.tiff"))
+    painted = bpy.data.images.new("light", 4, 4, float_buffer=True)
+    painted.pixels = [0.5, 0.25, 0.0, 1.0] * 16
+    painted.file_format, painted.filepath_raw = "OPEN_EXR", str(folder / "light.exr")
+    painted.save()
+    bpy.data.images.remove(painted)
+    light = bpy.data.images.load(str(folder / "light.exr"))
+    settings.source = "IMAGES"
+    found = {x.name: x for x in collect()}
+    assert set(found) == {"a.jpg", "c.png", "d.tiff.png", "light.exr.png"}
+    assert found["a.jpg"].data.tobytes() == (photos / "a.jpg").read_bytes()
+    assert np.array_equal(pixels(found["d.tiff.png"]), colours)
+    linear = np.array(light.pixels[:3])  # what Blender takes the file for is another matter in 4.2 than in 5.0
+    encoded = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    assert np.array_equal(pixels(found["light.exr.png"])[0, 0], np.round(255 * encoded))
+    assert not any(x.camera for x in found.values())
+
+    # two of one name
+    loaded[1].pixworld_use, loaded[1].name = True, "sub/a.jpg"
+    loaded[2].name = "sub_a.jpg"
+    assert {"a.jpg", "sub_a.jpg", "sub_a_1.jpg"} <= {x.name for x in collect()}
+
+    # behind the active camera: the image is at the camera; two cameras that are selected make a reconstruction
+    camera = animated_camera(scene)
+    settings.source = "BACKGROUNDS"
+    assert "no background image" in refusal(bpy.ops.pixworld.reconstruct)
+    camera.data.background_images.new().image = loaded[0]
+    (one,) = collect()
+    assert one.camera.sizes.tolist() == [[80, 96]] and np.allclose(one.camera.c2w[0], cameras.pose_of(camera))
+    second = camera.copy()
+    second.data = camera.data.copy()
+    second.animation_data_clear()
+    second.location.x += 1
+    second.data.background_images[0].image = loaded[2]
+    scene.collection.objects.link(second)
+    camera.select_set(True)
+    second.select_set(True)
+    bpy.context.view_layer.update()
+    bpy.ops.pixworld.reconstruct()
+    finish(operators)
+    made = scene.collection.children["PixWorld Scene"].children[0].objects
+    bpy.context.view_layer.update()
+    for original, imported in zip((camera, second), made):
+        assert np.abs(cameras.pose_of(original) - cameras.pose_of(imported)).max() < 2e-6
+    assert operators.session.notes == ["blurred.jpg was left out: it is too blurred"]
+
+    # a sequence and a movie
+    (folder / "frames").mkdir()
+    for i in range(3, 13):
+        Image.new("RGB", (32, 24), (20 * i, 0, 0)).save(folder / "frames" / f"shot_{i:04d}.png")
+    settings.source, settings.images = "CLIP", 4
+    settings.clip = bpy.data.movieclips.load(str(folder / "frames" / "shot_0003.png"))
+    assert settings.clip.source == "SEQUENCE"
+    assert [x.name for x in collect()] == [f"shot_{i:04d}.png" for i in (3, 6, 9, 12)]
+
+    # the scene itself at key views; the settings of its renders stay (Cycles: EEVEE wants a graphics driver)
+    blender.module("key_renders").EEVEE = "CYCLES"
+    scene.cycles.samples = 1
+    scene.render.resolution_x, scene.render.resolution_y = 40, 30
+    settings.source, settings.images, settings.path, settings.key_views = "RENDER", 3, "CAMERA", 2
+    settings.prompt = "a grey room"
+    render = scene.render
+    render.image_settings.file_format, render.image_settings.color_depth = "OPEN_EXR", "32"
+    render.filepath, render.engine = "//mine", "BLENDER_WORKBENCH"
+    found = collect()
+    assert [x.name for x in found] == ["frame_0001.png", "frame_0005.png", "frame_0009.png"]
+    assert pixels(found[0]).shape == (30, 40, 3)
+    path = cameras.path_of(None, scene, [1, 5, 9])
+    assert np.array_equal(np.concatenate([x.camera.c2w for x in found]), path.c2w)
+    kept = render.image_settings.file_format, render.image_settings.color_depth, render.filepath, render.engine
+    assert kept == ("OPEN_EXR", "32", "//mine", "BLENDER_WORKBENCH")
+    settings.match_training = False
+    bpy.ops.pixworld.generate()
+    finish(operators)
+    world = scene.collection.children["PixWorld World"].children[0].objects
+    splits = [x["pixworld_split"] for x in world]
+    assert splits.count("given") == 3 and splits.count("generated") == 2  # of frames 1, 3, 5, 7, 9
+
+
+def test_sources(tmp_path, extension, service, photos):
+    in_blender(check_sources, tmp_path, extension, service, photos)
+
+
+def check_preview(folder, extension, address, photos):
+    import bpy
+
+    operators, settings = set_up(extension, address)
+    session, results = operators.session, blender.module("results")
+    settings.photos, settings.seed = str(photos), 2  # goes on until it is cancelled
+
+    def wait_for(done):
+        deadline = time.monotonic() + 20
+        while not done():
+            assert time.monotonic() < deadline, session.error
+            operators.tick()
+            time.sleep(0.01)
+
+    def preview():
+        return bpy.data.objects.get(results.PREVIEW)
+
+    def count():
+        return len(preview().data.points) if preview() else 0
+
+    bpy.ops.pixworld.reconstruct()
+    wait_for(preview)
+    first = count()
+    wait_for(lambda: count() > first)  # it is refined
+    assert len([x for x in bpy.data.objects if x.name.startswith(results.PREVIEW)]) == 1
+    data, points = preview().data, preview().data.points
+    arrays = importlib.import_module("blender_jobs").gaussians(len(points), 5)
+    results.show_preview(arrays)  # as many: in place
+    assert preview().data == data and np.allclose(points[7].co, arrays["means"][7])
+    assert session.left_s is None or session.left_s >= 0
+
+    # saving leaves it out, an undo brings no second one, and cancelling removes it
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "saved.blend"), copy=True)
+    with bpy.data.libraries.load(str(folder / "saved.blend")) as (saved, _):
+        assert results.PREVIEW not in saved.objects
+    wait_for(preview)
+    bpy.ops.ed.undo_push(message="with a preview")
+    bpy.ops.ed.undo_push(message="another step")
+    bpy.ops.ed.undo()
+    wait_for(lambda: count() > 0)
+    assert session.job is not None
+    bpy.ops.pixworld.cancel()
+    assert preview() is None and not bpy.data.pointclouds and session.state == "cancelled"
+    bpy.ops.ed.redo()
+    operators.tick()
+    assert preview() is None
+
+    settings = bpy.context.scene.pixworld
+    settings.seed = 3
+    bpy.ops.pixworld.reconstruct()
+    finish(operators)
+    assert preview() is None and [len(x.points) for x in bpy.data.pointclouds] == [2000]
+
+
+def test_preview_is_refined_and_removed(tmp_path, extension, service, photos):
+    in_blender(check_preview, tmp_path, extension, service, photos)
+
+
+def check_connection(folder, extension, address, secured, keys, photos):
+    import bpy
+    import zmq
+
+    from backend import protocol
+
+    operators, settings = set_up(extension, "tcp://127.0.0.1:9")
+    jobs, session = blender.module("jobs"), operators.session
+    preferences = bpy.context.preferences.addons[blender.MODULE].preferences
+    jobs.HEADLESS = False  # as in a window: no button without the handshake
+
+    def until(words, seconds=15):
+        deadline = time.monotonic() + seconds
+        while words not in (jobs.trouble(bpy.context) or "ready"):
+            assert time.monotonic() < deadline, jobs.trouble(bpy.context)
+            operators.tick()
+            time.sleep(0.01)
+
+    until("press Start, or run `backend serve --bind tcp://127.0.0.1:9`")
+    assert not bpy.ops.pixworld.reconstruct.poll() and not bpy.ops.pixworld.generate.poll()
+    began = time.monotonic()
+    operators.tick()
+    assert time.monotonic() - began < 0.05
+    preferences.address = address
+    until("ready")
+    assert bpy.ops.pixworld.reconstruct.poll()
+
+    # a backend that asks for keys
+    preferences.address = secured
+    until("keys")
+    preferences.keys = str(folder / "absent.json")
+    until("absent.json")
+    preferences.keys = keys
+    until("ready")
+
+    # one that is loading, then of another version, then gone for a while with a job, then back
+    context = zmq.Context()
+    other = context.socket(zmq.ROUTER)
+    preferences.keys, preferences.address = "", f"tcp://127.0.0.1:{other.bind_to_random_port('tcp://127.0.0.1')}"
+    about, silent, submitted = {"version": "0.0", "ready": False}, threading.Event(), []
+    stop = threading.Event()
+
+    def answer():
+        while not stop.is_set():
+            if silent.is_set() or not other.poll(50):
+                time.sleep(0.02)
+                continue
+            who, *frames = other.recv_multipart()
+            header, _ = protocol.decode(frames)
+            if header["op"] == "hello":
+                reply = {"kind": "hello", "request": header["request"], "device": "cpu", **about}
+            elif header["op"] == "ping":
+                reply = {"kind": "pong", "states": dict.fromkeys(header["jobs"], "running")}
+            else:
+                submitted.append(header)
+                reply = {"kind": "progress", "job": header["job"], "stage": "refine", "step": 1, "steps": 9}
+            other.send_multipart([who, *protocol.encode(reply)])
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    until("is PixWorld 0.0 and this extension")
+    about["version"] = blender.module("backend").__version__
+    until("loading its model")
+    about["ready"] = True
+    until("ready")
+    session.client.timeout_s = 1.0
+    settings.photos = str(photos)
+    bpy.ops.pixworld.reconstruct()
+    deadline = time.monotonic() + 20
+
+    def wait_for(done):
+        while not done():
+            assert time.monotonic() < deadline, (session.stage, session.error)
+            operators.tick()
+            time.sleep(0.01)
+
+    wait_for(lambda: session.stage == "refine")
+    silent.set()
+    wait_for(lambda: "answer again" in session.stage)
+    job = session.job
+    silent.clear()
+    wait_for(lambda: session.connected)
+    assert session.job == job and len(submitted) == 1
+    bpy.ops.pixworld.cancel()
+    stop.set()
+    thread.join()
+    context.destroy(linger=0)
+
+
+def test_connection(tmp_path, extension, service, photos):
+    from backend.access import make_keys
+
+    make_keys(tmp_path / "keys")
+    process, secured = serve(f"keys=__import__('pathlib').Path({str(tmp_path / 'keys')!r})")
+    try:
+        keys = tmp_path / "keys" / "client.json"
+        in_blender(check_connection, tmp_path, extension, service, secured, keys, photos)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def check_long_work(folder, extension, photos):
+    """The work before a job goes on a piece at a time, and leaves nothing behind when it is stopped."""
+    import bpy
+
+    operators, _settings = set_up(extension, "tcp://127.0.0.1:9")
+    session, jobs = operators.session, blender.module("jobs")
+    jobs.HEADLESS = False
+    left = []
+
+    def work():
+        try:
+            for i in range(100):
+                time.sleep(0.01)
+                yield "count", i, 100
+        finally:
+            left.append(True)
+
+    began = time.monotonic()
+    jobs.prepare(work())
+    assert time.monotonic() - began < 0.1 and session.busy and session.stage == "count" and session.step < 20
+    before = session.step
+    operators.tick()
+    assert session.step > before and 0 < session.left_s < 10
+    bpy.ops.pixworld.cancel()
+    assert left and not session.busy and session.state == "cancelled"
+    jobs.prepare(work())
+    bpy.ops.ed.undo_push(message="a step")
+    bpy.ops.ed.undo_push(message="another")
+    bpy.ops.ed.undo()  # what the work holds on to may be gone
+    assert len(left) == 2 and not session.busy
+
+    def fails():
+        yield "look", 0, 1
+        raise ReferenceError("StructRNA of type Scene has been removed")
+
+    with contextlib.suppress(ValueError):
+        jobs.prepare(fails())
+    assert session.state == "error" and "removed" in session.error and not session.busy
+
+
+def test_work_before_a_job(tmp_path, extension, photos):
+    in_blender(check_long_work, tmp_path, extension, photos)
+
+
+def check_quit(folder, extension):
+    """Quit with a backend that was started here."""
+    import bpy
+
+    operators, _settings = set_up(extension, "tcp://127.0.0.1:9")
+    script = folder / "python"
+    script.write_text("#!/bin/sh\nexec sleep 100\n")
+    script.chmod(0o755)
+    bpy.context.preferences.addons[blender.MODULE].preferences.python = str(script)
+    bpy.ops.pixworld.start_backend()
+    (folder / "pid").write_text(str(operators.local.process.pid))
+
+
+def test_quitting_ends_the_backend(tmp_path, extension):
+    in_blender(check_quit, tmp_path, extension)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+if __name__ == "__main__":
+    blender.main(globals())

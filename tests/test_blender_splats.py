@@ -1,0 +1,397 @@
+"""Splats in a real Blender: their data, how they look in renders and viewports, and the passes."""
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from blender import in_blender, main
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("bpy") is None, reason="bpy is not installed")
+
+FIELDS = ("means", "quats", "scales", "opacities", "sh")
+WIDTH, HEIGHT = 96, 72
+K = np.array([[90.0, 0, 52], [0, 90, 30], [0, 0, 1]])
+
+
+def some_gaussians(n=3000, degree=3, seed=0):
+    """Anisotropic Gaussians in front of the identity camera, some of them beside and behind it; numpy arrays."""
+    rng = np.random.default_rng(seed)
+    quats = rng.normal(size=(n, 4))
+    k = (degree + 1) ** 2
+    arrays = {
+        "means": rng.uniform((-2, -1.5, -0.5), (2, 1.5, 5), (n, 3)),
+        "quats": quats / np.linalg.norm(quats, axis=1, keepdims=True),
+        "scales": np.exp(rng.normal(-3.2, 0.6, (n, 3))),
+        "opacities": rng.uniform(0, 1, n),
+        "sh": np.concatenate([rng.normal(0, 0.8, (n, 1, 3)), rng.normal(0, 0.15, (n, k - 1, 3))], axis=1),
+    }
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def ours(arrays, **options):
+    """What pixworld.render shows of Gaussians from the identity camera."""
+    from pixworld.cameras import Cameras
+    from pixworld.gaussians import Gaussians
+    from pixworld.render import render
+
+    camera = Cameras(torch.eye(4)[None], torch.tensor(K)[None].float(), HEIGHT, WIDTH)
+    return render(Gaussians(*(torch.from_numpy(arrays[name]) for name in FIELDS)), camera, **options)
+
+
+def in_linear_light(arrays):
+    """Gaussians with the colours that the identity camera sees, as linear light."""
+    from blender_addon import harmonics
+
+    encoded = harmonics.colours(arrays["sh"], arrays["means"])
+    linear = np.where(encoded > 0.04045, ((encoded + 0.055) / 1.055) ** 2.4, encoded / 12.92)
+    return arrays | {"sh": ((linear - 0.5) / harmonics.C0)[:, None].astype(np.float32)}
+
+
+def psnr(got, want):
+    return -10 * np.log10(np.mean((got - want) ** 2))
+
+
+def a_scene(arrays):
+    """An empty file with the Gaussians and the identity camera, set up to match training."""
+    import bpy
+
+    from blender_addon import cameras, importer, rendering
+
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    scene = bpy.context.scene
+    photo = importer.PhotoCamera("camera", np.eye(4), K, WIDTH, HEIGHT, "train")
+    imported = importer.add_scene("Scene", arrays, [photo], scene)
+    rendering.match_training(scene)
+    cameras.look_through(imported.cameras[0], scene)
+    return scene, imported.splats
+
+
+def rendered(scene, folder):
+    """RGBA [h w 4] of the scene's camera, not rounded."""
+    import bpy
+
+    render = scene.render
+    render.threads_mode, render.threads = "FIXED", 2
+    image = render.image_settings
+    image.file_format, image.color_depth, image.color_mode = "OPEN_EXR", "32", "RGBA"
+    render.filepath = str(folder / "frame.exr")
+    bpy.ops.render.render(write_still=True, scene=scene.name)
+    loaded = bpy.data.images.load(render.filepath)
+    width, height = loaded.size
+    pixels = np.empty(width * height * 4, np.float32)
+    loaded.pixels.foreach_get(pixels)
+    bpy.data.images.remove(loaded)
+    return pixels.reshape(height, width, 4)[::-1]
+
+
+# --- spherical harmonics
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_harmonics_are_those_of_pixworld(degree):
+    from blender_addon import harmonics
+    from pixworld.sh import rotate_sh, sh_to_rgb
+
+    arrays = some_gaussians(200, degree)
+    sh, directions = arrays["sh"], arrays["means"]
+    seen = sh_to_rgb(torch.from_numpy(sh), torch.from_numpy(directions)).numpy()
+    assert np.abs(harmonics.colours(sh, directions) - seen).max() < 1e-5
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    turn *= np.linalg.det(turn)
+    want = rotate_sh(torch.from_numpy(sh), torch.from_numpy(turn)).numpy()
+    assert np.abs(harmonics.rotate(sh, turn) - want).max() < 1e-5
+
+
+# --- data
+
+
+def check_data(folder):
+    import bpy
+    from mathutils import Matrix
+
+    from blender_addon import shading, splats
+    from pixworld.gaussians import Gaussians
+
+    def close(got, want, tolerance=1e-6):
+        assert got.keys() == want.keys()
+        for name in want:
+            assert np.abs(got[name] - want[name]).max() <= tolerance, name
+
+    arrays = some_gaussians(400) | {"confidence": np.linspace(0, 1, 400, dtype=np.float32), "photo": np.arange(400) % 3}
+    _, cloud = a_scene(arrays)
+    assert splats.is_splats(cloud) and not splats.is_splats(cloud.parent) and not splats.is_splats(None)
+    close(splats.arrays_of(cloud), arrays)
+    bounds = np.array(cloud.bound_box)
+    reach = 3 * arrays["scales"].max(1, keepdims=True)
+    assert np.allclose(bounds.min(0), (arrays["means"] - reach).min(0), atol=1e-5)
+    assert np.allclose(bounds.max(0), (arrays["means"] + reach).max(0), atol=1e-5)
+
+    # a duplicate has its own life, a transform survives saving, and undo brings the old Gaussians back
+    copy = cloud.copy()
+    bpy.context.scene.collection.objects.link(copy)
+    cloud["note"] = "kept"
+    cloud.matrix_basis = matrix = Matrix.LocRotScale((1, 2, 3), Matrix.Rotation(0.7, 3, (1, 2, -1)), (2, 2, 2))
+    cloud.name, materials, parent = "Splats", list(cloud.data.materials), cloud.parent
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "saved.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(folder / "saved.blend"))
+    cloud, copy = bpy.data.objects["Splats"], bpy.data.objects["Scene Splats.001"]
+    materials, parent = list(cloud.data.materials), cloud.parent
+    bpy.ops.ed.undo_push(message="before")
+    splats.apply_transform(cloud)
+    bpy.ops.ed.undo_push(message="apply")
+    turned = Gaussians(*(torch.from_numpy(arrays[name]) for name in FIELDS)).transform(
+        2.0, torch.from_numpy(np.array(matrix)[:3, :3] / 2), torch.tensor((1.0, 2, 3))
+    )
+    applied = splats.arrays_of(cloud)
+    for name in FIELDS:
+        got, want = applied[name], getattr(turned, name).numpy()
+        if name == "quats":
+            got = got * np.sign((got * want).sum(1, keepdims=True))
+        assert np.abs(got - want).max() < 2e-5, name
+    assert np.array_equal(applied["photo"], arrays["photo"]) and cloud.matrix_basis == Matrix.Identity(4)
+    assert cloud["note"] == "kept" and cloud.parent == parent and list(cloud.data.materials) == materials
+    assert shading.modifier_of(cloud) is not None
+    close(splats.arrays_of(copy), arrays)
+    bpy.ops.ed.undo()
+    close(splats.arrays_of(bpy.data.objects["Splats"]), arrays)
+
+    cloud = bpy.data.objects["Splats"]
+    for scale in ((1, 2, 1), (-1, 1, 1)):
+        cloud.matrix_basis = Matrix.LocRotScale(None, None, scale)
+        try:
+            splats.apply_transform(cloud)
+        except ValueError as error:
+            assert "stretched" in str(error)
+        else:
+            raise AssertionError("stretched splats are not Gaussians of the same kind")
+
+    few = {name: values[:7] for name, values in arrays.items()}
+    splats.replace(cloud, few)
+    close(splats.arrays_of(cloud), few)
+    assert len(bpy.data.objects["Scene Splats.001"].data.points) == 400
+
+
+def test_data_survives_what_users_do(tmp_path):
+    in_blender(check_data, tmp_path)
+
+
+def check_speed(folder):
+    import bpy
+
+    from blender_addon import splats
+
+    few = {degree: some_gaussians(1000, degree) for degree in (0, 3)}
+    for degree, most in ((0, 0.2), (3, 0.5)):
+        arrays = {name: np.tile(values, (1000, *[1] * (values.ndim - 1))) for name, values in few[degree].items()}
+        seconds = []
+        for _ in range(3):
+            start = time.process_time()
+            made = splats.make("splats", arrays, bpy.context.scene.collection)
+            seconds.append(time.process_time() - start)
+            bpy.data.pointclouds.remove(made.data)
+        print(f"1e6 Gaussians of degree {degree}: {min(seconds):.3f} s")
+        assert min(seconds) <= most
+
+
+def test_a_million_splats_do_not_stop_blender(tmp_path):
+    print(in_blender(check_speed, tmp_path))
+
+
+# --- final renders
+
+
+def check_colours(folder):
+    """What Cycles shows in either mode, and that settings come back."""
+    import bpy
+
+    from blender_addon import cameras, rendering
+
+    scene, _cloud = a_scene(some_gaussians())
+    rendering.restore(scene)
+    scene.view_settings.view_transform, scene.cycles.transparent_max_bounces = "AgX", 7
+    rendering.scene_linear(scene)
+    assert scene.view_settings.view_transform == "Standard" and rendering.is_linear(scene)
+    rendering.match_training(scene)
+    assert scene.view_settings.view_transform == "Raw" and not rendering.is_linear(scene)
+    matched = rendered(scene, folder)
+    rendering.restore(scene)
+    assert (scene.view_settings.view_transform, scene.cycles.transparent_max_bounces) == ("AgX", 7)
+    assert scene.cycles.samples == 4096 and not rendering.is_changed(scene)
+
+    rendering.match_training(scene)
+    rendering.scene_linear(scene)
+    linear = rendered(scene, folder)
+
+    # another scene of the file shows the same splats through its own camera, at its own size and in its own mode
+    other = bpy.data.scenes.new("other")
+    for thing in scene.collection.children:
+        other.collection.children.link(thing)
+    camera = cameras.make("wide", np.eye(4), K @ np.diag([0.5, 0.5, 1]), WIDTH // 2, HEIGHT // 2, other.collection)
+    camera.parent = scene.camera.parent
+    rendering.match_training(other)
+    cameras.look_through(camera, other)
+    np.savez(folder / "out.npz", matched=matched, linear=linear, other=rendered(other, folder))
+
+
+def test_colour_modes_and_scenes(tmp_path):
+    from pixworld.cameras import Cameras
+    from pixworld.gaussians import Gaussians
+    from pixworld.render import render
+
+    in_blender(check_colours, tmp_path)
+    images = np.load(tmp_path / "out.npz")
+    arrays = some_gaussians()
+    assert psnr(images["matched"][..., :3], ours(arrays).rgb[0].permute(1, 2, 0).numpy()) > 50
+
+    assert psnr(images["linear"][..., :3], ours(in_linear_light(arrays)).rgb[0].permute(1, 2, 0).numpy()) > 50
+
+    small = torch.tensor(K @ np.diag([0.5, 0.5, 1])).float()
+    small = Cameras(torch.eye(4)[None], small[None], HEIGHT // 2, WIDTH // 2)
+    want = render(Gaussians(*(torch.from_numpy(arrays[name]) for name in FIELDS)), small).rgb[0]
+    assert psnr(images["other"][..., :3], want.permute(1, 2, 0).numpy()) > 45
+
+
+def check_passes(folder):
+    import bpy
+
+    from blender_addon import passes, rendering
+
+    scene, _cloud = a_scene(some_gaussians())
+    passes.add(scene)
+    out = {}
+    for layer in scene.view_layers:
+        for other in scene.view_layers:
+            other.use = other == layer
+        out[layer.name] = rendered(scene, folder)
+    passes.remove(scene)
+    assert len(scene.view_layers) == 1
+    rendering.restore(scene)
+    assert not scene.render.film_transparent
+    np.savez(folder / "out.npz", **out)
+    assert bpy.data.materials["PixWorld Depth"]
+
+
+def test_passes(tmp_path):
+    in_blender(check_passes, tmp_path)
+    images = np.load(tmp_path / "out.npz")
+    want = ours(some_gaussians(), normals=True)
+    alpha, depth = want.alpha[0].numpy(), want.depth[0].numpy()
+    normal = want.normal[0].permute(1, 2, 0).numpy()
+    dense = alpha > 0.5
+    assert dense.mean() > 0.5
+    assert psnr(images["ViewLayer"][..., 3], alpha) > 50
+    shown = images["PixWorld Depth"][..., 0] / np.maximum(images["PixWorld Depth"][..., 3], 1e-6)
+    assert np.quantile((np.abs(shown - depth) / depth.clip(1e-3))[dense], 0.99) < 0.01
+    shown = 2 * images["PixWorld Normal"][..., :3] / np.maximum(images["PixWorld Normal"][..., 3:], 1e-6) - 1
+    shown = shown[..., [0, 2, 1]] * (1, -1, 1)  # from Blender's world, z up, to the camera's
+    cosine = (shown * normal).sum(-1) / np.linalg.norm(shown, axis=-1).clip(1e-6)
+    assert np.median(cosine[dense]) > 0.999
+
+
+# --- the graphics card
+
+READY = "the graphics card draws"
+
+
+def check_card(folder):
+    """EEVEE and the viewport's shader; the first render, of an empty scene, tells whether anything can be drawn."""
+    import bpy
+
+    from blender_addon import gpu_splats, rendering, splats, viewport
+
+    eevee = "BLENDER_EEVEE" if bpy.app.version >= (5, 0, 0) else "BLENDER_EEVEE_NEXT"
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    scene = bpy.context.scene
+    scene.render.engine, scene.render.resolution_x, scene.render.resolution_y = eevee, 16, 16
+    scene.camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
+    scene.collection.objects.link(scene.camera)
+    bpy.ops.render.render()
+    print(READY)
+
+    scene, cloud = a_scene(some_gaussians())
+    camera = scene.camera
+    viewport.show_as_bounds(cloud, True)  # changes nothing in a render
+    rendering.match_training(scene, eevee)
+    out = {"eevee": rendered(scene, folder)}
+
+    bpy.context.view_layer.update()
+    depsgraph = bpy.context.evaluated_depsgraph_get()
+    bare = cloud.evaluated_get(depsgraph).data
+    on_card = gpu_splats.Cloud(splats.read(bare))
+    assert on_card.shows(bare) and np.array_equal(on_card.arrays["means"], splats.arrays_of(cloud)["means"])
+    viewport.show_as_bounds(cloud, False)
+    projection = np.array(camera.calc_matrix_camera(depsgraph, x=WIDTH, y=HEIGHT))
+    view, matrix = np.linalg.inv(np.array(camera.matrix_world, float)), np.array(cloud.matrix_world, float)
+    clouds = [(on_card, matrix)]
+    out["viewport"] = gpu_splats.picture(clouds, view, projection, (WIDTH, HEIGHT))
+    out["linear"] = gpu_splats.picture(clouds, view, projection, (WIDTH, HEIGHT), linear=True)
+    np.savez(folder / "out.npz", **out)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("card")
+    try:
+        in_blender(check_card, folder)
+    except AssertionError as error:
+        if READY in str(error):
+            raise
+        pytest.skip("Blender has no OpenGL to draw with here")
+    return np.load(folder / "out.npz")
+
+
+@pytest.mark.parametrize(("where", "least"), [("eevee", 38), ("viewport", 45), ("linear", 45)])
+def test_what_the_card_draws(drawn, where, least):
+    arrays = some_gaussians()
+    want = ours(in_linear_light(arrays) if where == "linear" else arrays).rgb[0].permute(1, 2, 0).numpy()
+    reached = psnr(drawn[where][..., :3], want)
+    print(f"{where}: {reached:.1f} dB")
+    assert reached > least
+
+
+def check_viewport(folder):
+    """Without a window nothing of the viewport's is there, and a file is saved with what shows without it."""
+    import bpy
+
+    from blender_addon import viewport
+
+    def ours_left():
+        return [name for name, handler in viewport._HANDLERS.items() if handler in getattr(bpy.app.handlers, name)]
+
+    viewport.register()
+    scene, cloud = a_scene(some_gaussians(50))
+    assert scene.pixworld_viewport and not viewport.is_on(scene) and cloud.display_type == "TEXTURED"
+    assert not ours_left() and not bpy.app.timers.is_registered(viewport._refresh_all)
+    viewport.unregister()
+    assert not hasattr(scene, "pixworld_viewport")
+
+    # as in a window, but for the drawing
+    viewport.register()
+    viewport._handle = object()
+    viewport.refresh(scene)
+    assert viewport.is_on(scene) and cloud.display_type == "BOUNDS"
+    viewport._before_save()
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "saved.blend"))
+    viewport._after_save()
+    assert cloud.display_type == "BOUNDS"
+    scene.pixworld_viewport = False
+    assert cloud.display_type == "TEXTURED"
+    viewport._handle = None
+    viewport.unregister()
+    bpy.ops.wm.open_mainfile(filepath=str(folder / "saved.blend"))
+    assert bpy.data.objects["Scene Splats"].display_type == "TEXTURED"
+
+
+def test_viewport_leaves_files_and_blender_as_they_were(tmp_path):
+    in_blender(check_viewport, tmp_path)
+
+
+if __name__ == "__main__":
+    main(globals())
