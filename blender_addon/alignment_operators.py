@@ -28,7 +28,9 @@ class AlignFloor(OnSplats, bpy.types.Operator):
         if self.by == "SELECTED":
             marks = markers(context, obj)
             if len(marks) != 3:
-                raise ValueError(f"{len(marks)} objects are selected; select three that lie on the floor, Empties say.")
+                raise ValueError(
+                    f"{len(marks)} objects are selected; select three that lie on the floor, such as Empties."
+                )
             plane = alignment.plane_through([x.matrix_world.translation for x in marks])
         else:
             marks, arrays = [], editing.shown(obj)
@@ -67,8 +69,8 @@ class SetDistance(OnSplats, bpy.types.Operator):
         marks = markers(context, obj)
         if len(marks) not in (1, 2):
             raise ValueError(
-                f"{len(marks)} objects are selected; select two at the ends of what you have measured, Empties say, or "
-                "one and place the 3D cursor at the other end."
+                f"{len(marks)} objects are selected; select two, Empties for example, at the ends of what you "
+                "have measured, or one, and place the 3D cursor at the other end."
             )
         points = [x.matrix_world.translation for x in marks]
         return points[0], points[1] if len(points) == 2 else context.scene.cursor.location.copy(), marks

@@ -128,7 +128,7 @@ def follow(
     poses, lenses, sizes = [], [], []
     for i, frame in enumerate(frames):
         yield "follow the camera", i, len(frames)
-        with at_frame(scene, frame):
+        with at_frame(scene, frame), _in_context(scene):
             seen = active(scene) if camera is None else camera
             seen = seen.evaluated_get(bpy.context.evaluated_depsgraph_get())
             K, width, height = intrinsics_of(seen, scene.render)
@@ -157,6 +157,13 @@ def at_frame(scene: bpy.types.Scene, frame: int | None) -> Iterator[None]:
         yield
     finally:
         scene.frame_set(before[0], subframe=before[1])
+
+
+def _in_context(scene: bpy.types.Scene) -> contextlib.AbstractContextManager:
+    """The scene as context: by the time that a timer asks, the window may show another one."""
+    if bpy.context.scene == scene:
+        return contextlib.nullcontext()
+    return bpy.context.temp_override(scene=scene, view_layer=scene.view_layers[0])
 
 
 def make(

@@ -7,6 +7,18 @@ from typing import ClassVar
 import bpy
 
 from . import passes, rendering, viewport
+from .panels import paragraph
+
+
+class MatchTraining(bpy.types.Operator):
+    """Set up Cycles and colour management so that Render Image shows the splats exactly as they were trained"""
+
+    bl_idname, bl_label, bl_options = "pixworld.match_training", "Match Training", {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        rendering.match_training(context.scene)
+        viewport.redraw()
+        return {"FINISHED"}
 
 
 class SceneLinear(bpy.types.Operator):
@@ -74,12 +86,12 @@ class DisplayPanel(bpy.types.Panel):
         layout = self.layout
         layout.prop(context.scene, "pixworld_viewport")
         if viewport.problem:
-            layout.label(text=viewport.problem, icon="ERROR")
+            paragraph(layout, context, viewport.problem, "ERROR")
         column = layout.column(align=True)
         linear = rendering.is_linear(context.scene)
         column.label(text="Colours blend in linear light" if linear else "Colours as trained")
         row = column.row(align=True)
-        row.operator("pixworld.match_training", text="Match Training")
+        row.operator("pixworld.match_training")
         row.operator("pixworld.scene_linear")
         column.operator("pixworld.restore_render", icon="LOOP_BACK")
         row = layout.row(align=True)
@@ -87,7 +99,7 @@ class DisplayPanel(bpy.types.Panel):
         row.operator("pixworld.remove_passes", text="", icon="X")
 
 
-CLASSES = (SceneLinear, RestoreRender, AddPasses, RemovePasses, DisplayPanel)
+CLASSES = (MatchTraining, SceneLinear, RestoreRender, AddPasses, RemovePasses, DisplayPanel)
 
 
 def register() -> None:

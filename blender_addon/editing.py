@@ -28,7 +28,7 @@ _NOTHING_LEFT = "The edits hide every Gaussian; loosen them first."
 def add(obj: bpy.types.Object) -> bpy.types.Modifier:
     """Add an edit to a splat object, after the edits that it has and before what draws them."""
     modifier = obj.modifiers.new(GROUP, "NODES")
-    modifier.node_group = next((x for x in bpy.data.node_groups if STAMP in x), None) or group()
+    modifier.node_group = next((x for x in bpy.data.node_groups if STAMP in x and x.library is None), None) or group()
     drawing = shading.modifier_of(obj)
     if drawing is not None:
         obj.modifiers.move(len(obj.modifiers) - 1, obj.modifiers.find(drawing.name))
@@ -61,12 +61,14 @@ def shown(obj: bpy.types.Object) -> dict[str, np.ndarray]:
 
     Raises ValueError when the object is not in the present view layer or not visible in it.
     """
-    return _shown(obj)[0]
+    return _shown(obj, [shading.modifier_of(obj)])[0]
 
 
-def _shown(obj: bpy.types.Object) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What `shown` gives, and the base colours as stored."""
-    with _Undrawn(obj) as evaluated:
+def _shown(
+    obj: bpy.types.Object, without: Sequence[bpy.types.Modifier | None]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The Gaussians that an object shows without some modifiers, and the base colours as stored."""
+    with _Without(obj, without) as evaluated:
         if "radiance:base" in evaluated.data.attributes:
             return splats.read(evaluated.data), _base(evaluated.data)
     return {name: array[:0] for name, array in splats.arrays_of(obj).items()}, np.empty((0, 4), np.float32)
@@ -77,7 +79,7 @@ def kept(obj: bpy.types.Object) -> np.ndarray:
     attribute = obj.data.attributes.new(_INDEX, "INT", "POINT")
     attribute.data.foreach_set("value", np.arange(len(attribute.data), dtype=np.int32))
     try:
-        with _Undrawn(obj) as evaluated:
+        with _Without(obj, _others(obj)) as evaluated:
             left = evaluated.data.attributes.get(_INDEX)  # none where nothing is left
             indices = np.empty(len(left.data) if left else 0, np.int32)
             if left:
@@ -88,14 +90,15 @@ def kept(obj: bpy.types.Object) -> np.ndarray:
 
 
 def apply(obj: bpy.types.Object) -> int:
-    """Write what the edits show into the data and drop the edits; how many Gaussians are left. One that would leave
-    none is refused (ValueError)."""
-    arrays, base = _shown(obj)
+    """Write what the edits show into the data and drop them; how many Gaussians are left. Edits that are switched off
+    stay, and so do other modifiers. One that would leave none is refused (ValueError)."""
+    arrays, base = _shown(obj, _others(obj))
     if not len(base):
         raise ValueError(_NOTHING_LEFT)
     _replace(obj, arrays, base)
     for modifier in edits(obj):
-        obj.modifiers.remove(modifier)
+        if modifier.show_viewport:
+            obj.modifiers.remove(modifier)
     return len(arrays["means"])
 
 
@@ -148,22 +151,27 @@ def _prop(attribute: bpy.types.Attribute) -> str:
     return "color" if attribute.data_type == "FLOAT_COLOR" else "vector"
 
 
-class _Undrawn:
-    """The evaluated object without the modifier that draws it."""
+def _others(obj: bpy.types.Object) -> list[bpy.types.Modifier]:
+    """The modifiers of an object that are no edits."""
+    ours = {m.name for m in edits(obj)}
+    return [m for m in obj.modifiers if m.name not in ours]
 
-    def __init__(self, obj: bpy.types.Object) -> None:
-        drawing = shading.modifier_of(obj)
-        self.obj, self.drawing = obj, [drawing] if drawing is not None and drawing.show_viewport else []
+
+class _Without:
+    """The evaluated object without some of its modifiers."""
+
+    def __init__(self, obj: bpy.types.Object, modifiers: Sequence[bpy.types.Modifier | None]) -> None:
+        self.obj, self.muted = obj, [m for m in modifiers if m is not None and m.show_viewport]
 
     def __enter__(self) -> bpy.types.Object:
         if not self.obj.visible_get():
             raise ValueError(f"{self.obj.name} is hidden or not in this view layer; show it first.")
-        for modifier in self.drawing:
+        for modifier in self.muted:
             modifier.show_viewport = False
         return self.obj.evaluated_get(bpy.context.evaluated_depsgraph_get())
 
     def __exit__(self, *_: object) -> None:
-        for modifier in self.drawing:
+        for modifier in self.muted:
             modifier.show_viewport = True
 
 

@@ -13,6 +13,7 @@ import bpy
 from . import cameras
 
 EEVEE = "BLENDER_EEVEE" if bpy.app.version >= (5, 0, 0) else "BLENDER_EEVEE_NEXT"
+_NOT_THE_VIEW = ("use_border", "use_sequencer", "use_multiview")  # a part of it, a film in its place, two of it
 
 
 class KeyRenders:
@@ -28,13 +29,15 @@ class KeyRenders:
         image = render.image_settings
         # put back in the opposite order: the media type (from Blender 5.0) decides on the formats, those on the depths
         self._keep(bpy.context.preferences.view, "render_display_type")
-        self._keep(render, "engine", "use_file_extension", "filepath")
+        self._keep(render, "engine", "use_file_extension", "filepath", *_NOT_THE_VIEW)
         self._keep(image, "color_depth", "color_mode", "file_format")
         if hasattr(image, "media_type"):
             self._keep(image, "media_type")
             image.media_type = "IMAGE"
         image.file_format, image.color_mode, image.color_depth = "PNG", "RGB", "8"
         render.engine, render.use_file_extension = EEVEE, True
+        for name in _NOT_THE_VIEW:
+            setattr(render, name, False)
         bpy.context.preferences.view.render_display_type = "NONE"
         return self
 

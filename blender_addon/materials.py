@@ -15,8 +15,8 @@ _STAMP, _VERSION = "pixworld_shading", 2
 
 
 def ours(collection: bpy.types.bpy_prop_collection, name: str) -> bpy.types.ID | None:
-    """The node group or material of this version that the file has, whatever its name has become."""
-    return next((x for x in collection if is_ours(x, name)), None)
+    """The node group or material of this version that the file itself has, whatever its name has become."""
+    return next((x for x in collection if is_ours(x, name) and x.library is None), None)
 
 
 def is_ours(thing: bpy.types.ID, name: str) -> bool:

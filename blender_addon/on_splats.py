@@ -23,10 +23,19 @@ def active_splats(context: bpy.types.Context) -> bpy.types.Object | None:
 class OnSplats:
     """Something that is done to the active splats; a ValueError or BackendError is shown to the user."""
 
+    changes_them = True
+
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        if active_splats(context) is None or context.mode != "OBJECT":
+        obj = active_splats(context)
+        if obj is None or context.mode != "OBJECT":
             cls.poll_message_set("Select splats, in Object Mode")
+            return False
+        if cls.changes_them and not (obj.is_editable and obj.data.is_editable):
+            cls.poll_message_set(
+                "These splats are linked from another file, which would lose the change; "
+                "make them local first (Object > Relations > Make Local > All)"
+            )
             return False
         return True
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import bpy
 
-from . import cameras, jobs, preferences, rendering, requests, results
+from . import cameras, jobs, preferences, requests, results
 from .backend.client import BackendError, Event
 from .jobs import local, pump, run_task, session, tick
 
@@ -212,19 +212,9 @@ class LookThrough(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class MatchTraining(bpy.types.Operator):
-    """Set up Cycles and colour management so that Render Image shows the splats exactly as they were trained"""
-
-    bl_idname, bl_label, bl_options = "pixworld.match_training", "Set Up Render", {"REGISTER", "UNDO"}
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        rendering.match_training(context.scene)
-        return {"FINISHED"}
-
-
 CLASSES = (
     Reconstruct, Generate, RunAgain, RemoveResult, Cancel, ChoosePhotos, StartBackend, StopBackend, TestBackend,
-    LookThrough, MatchTraining,
+    LookThrough,
 )  # fmt: skip
 
 

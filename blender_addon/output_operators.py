@@ -21,6 +21,7 @@ class Export(OnSplats, bpy.types.Operator):
     """Save the splats as edited; every format but PLY is written by the backend"""
 
     bl_idname, bl_label = "pixworld.export_splats", "Export Splats"
+    changes_them = False
 
     filepath: StringProperty(subtype="FILE_PATH")
     format: EnumProperty(
@@ -42,6 +43,7 @@ class Export(OnSplats, bpy.types.Operator):
             ("BLENDER", "World, Z Up", "Placed and with the axes as in Blender"),
         ],
     )
+    check_existing: BoolProperty(default=True, options={"HIDDEN"})  # the file browser warns
     filter_glob: StringProperty(default=";".join(f"*.{x}" for x in export.FORMATS), options={"HIDDEN"})
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
@@ -71,6 +73,8 @@ class Export(OnSplats, bpy.types.Operator):
             if not len(arrays["means"]):
                 raise ValueError("The filters hide every Gaussian; loosen them first.")
             if self.format != "ply":
+                if trouble := jobs.trouble(context):
+                    raise ValueError(trouble)
                 placed = export.placed(arrays, matrix)
                 wanted = {name: placed[name] for name in splats.FIELDS}
                 _run(
@@ -114,8 +118,8 @@ class _Writer(threading.Thread):
     def run(self) -> None:
         try:
             export.write_ply(self.path, export.placed(self._arrays, self._matrix))
-        except ValueError as error:
-            self.error = str(error)
+        except Exception as error:  # out of memory, say: what is not there must not be called written
+            self.error = str(error) or repr(error)
 
 
 # --- what the backend does
@@ -145,6 +149,7 @@ class AddProxy(OnBackend, bpy.types.Operator):
     """Make a mesh of the splats' surface, for shadows and collisions"""
 
     bl_idname, bl_label = "pixworld.add_proxy", "Make Proxy Mesh"
+    changes_them = False
 
     resolution: IntProperty(name="Resolution", description="Cells along the longest side", default=192, min=16, max=384)
     ratio: FloatProperty(
@@ -162,15 +167,17 @@ class AddProxy(OnBackend, bpy.types.Operator):
         return context.window_manager.invoke_props_dialog(self)
 
     def act(self, context: bpy.types.Context, obj: bpy.types.Object) -> None:
+        if self.catcher:
+            proxy.check(context.scene)
         shown = editing.shown(obj)
         arrays = {name: shown[name] for name in splats.FIELDS} | regenerate.views_of(obj, context.scene)
-        name = obj.name
+        name, scene = obj.name, context.scene.name
         how = {"ratio": self.ratio, "catcher": self.catcher, "collision": self.collision}
 
         def take_in(event: Event) -> None:
             vertices, faces = event.arrays["vertices"], event.arrays["faces"]
             made = proxy.make(f"{name} {proxy.NAME}", vertices, faces, _still(name), **how)
-            proxy.add_to(bpy.context.scene, made)
+            proxy.add_to(bpy.data.scenes.get(scene, bpy.context.scene), made)
 
         _run("mesh", {"options": {"resolution": self.resolution}}, arrays, take_in)
 

@@ -56,7 +56,10 @@ class OptionsPanel(_InTab, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, context.scene.pixworld
         layout.enabled = not session.busy
-        for title, names in (("Reconstruct", ("views", "size", "refine")), ("Generate", ("guidance", "view_size"))):
+        for title, names in (
+            ("Reconstruct", ("views", "size", "refine", "by_photo")),
+            ("Generate", ("guidance", "view_size")),
+        ):
             column = layout.column(align=True)
             column.label(text=title)
             for name in names:
@@ -89,7 +92,7 @@ def draw_connection(layout: bpy.types.UILayout, context: bpy.types.Context) -> N
     """What the backend says of itself, or what is wrong with it."""
     jobs.watch()
     text = session.trouble if session.busy else jobs.trouble(context)
-    _paragraph(layout, context, text or session.backend, "ERROR" if text else "LINKED")
+    paragraph(layout, context, text or session.backend, "ERROR" if text else "LINKED")
     if local.last_lines:
         _log(layout, context)
 
@@ -116,7 +119,7 @@ def _draw_source(column: bpy.types.UILayout, settings: bpy.types.PropertyGroup) 
             row.prop(settings, "photos", text="")
             row.operator("pixworld.choose_photos", text="", icon="FILE_IMAGE")
             if settings.chosen:
-                column.label(text=f"{len(settings.chosen)} chosen photos")
+                column.label(text=f"{_counted(len(settings.chosen), 'photo')} chosen")
         case "IMAGES":
             column.template_list("PIXWORLD_UL_images", "", bpy.data, "images", settings, "image", rows=3)
         case "CLIP":
@@ -131,25 +134,25 @@ def _draw_end(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """How the last job ended, or why none can begin."""
     trouble = "" if session.busy else jobs.trouble(context)
     if session.error:
-        _paragraph(layout.box(), context, session.error, "ERROR", alert=True)
+        paragraph(layout.box(), context, session.error, "ERROR", alert=True)
         if local.last_lines:
             _log(layout, context)
     elif trouble:
-        _paragraph(layout, context, trouble, "INFO")
+        paragraph(layout, context, trouble, "INFO")
     elif session.state in ("done", "cancelled"):
         layout.label(text={"done": "Done", "cancelled": "Cancelled"}[session.state])
     for note in session.notes:
-        _paragraph(layout, context, note, "INFO")
+        paragraph(layout, context, note, "INFO")
 
 
 def _log(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     box = layout.box()
-    _paragraph(box, context, f"Log: {local.log}", "TEXT")
+    paragraph(box, context, f"Log: {local.log}", "TEXT")
     for line in local.last_lines:
-        _paragraph(box, context, line, "NONE")
+        paragraph(box, context, line, "NONE")
 
 
-def _paragraph(
+def paragraph(
     layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str, alert: bool = False
 ) -> None:
     """Text in as many lines as the region's width asks for."""
@@ -176,12 +179,18 @@ def duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} s"
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def about(card: dict) -> list[str]:
     """A shot card in some lines."""
     settings, backend = card["settings"], card.get("backend", {})
-    images, made = len(card["photos"]), "Reconstructed" if card["task"] == "reconstruct" else "Generated"
-    lines = [f"{made} {card.get('made', '')}"]
-    lines += [f"Seed {settings['seed']}, {images} images, {len(card['cameras'])} cameras"]
+    made = "Reconstructed" if card["task"] == "reconstruct" else "Generated"
+    counts = [
+        _counted(len(card[name]), noun) for name, noun in (("photos", "image"), ("cameras", "camera")) if card[name]
+    ]
+    lines = [f"{made} {card.get('made', '')}", ", ".join([f"Seed {settings['seed']}", *counts])]
     if card["task"] == "generate" and settings["prompt"]:
         lines.insert(0, settings["prompt"])
     return [*lines, f"{backend.get('checkpoint')} {backend.get('hash') or ''} on {backend.get('device')}"]

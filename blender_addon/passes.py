@@ -33,7 +33,15 @@ def add(scene: bpy.types.Scene) -> None:
     rendering.change(scene, {"render.film_transparent": True})
     for name, value in ((DEPTH, _depth), (NORMAL, _normal)):
         layer = scene.view_layers.get(name) or scene.view_layers.new(name)
+        _show_alike(layer.layer_collection, scene.view_layers[0].layer_collection)
         layer.material_override = ours(bpy.data.materials, name) or _material(name, value)
+
+
+def _show_alike(part: bpy.types.LayerCollection, other: bpy.types.LayerCollection) -> None:
+    """Leave out of a view layer what another leaves out; a new one has everything."""
+    for child, same in zip(part.children, other.children):
+        child.exclude, child.holdout, child.indirect_only = same.exclude, same.holdout, same.indirect_only
+        _show_alike(child, same)
 
 
 def are_there(scene: bpy.types.Scene) -> bool:

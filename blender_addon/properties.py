@@ -101,6 +101,13 @@ class PixWorldSettings(bpy.types.PropertyGroup):
         max=100_000,
         soft_max=5000,
     )
+    by_photo: BoolProperty(
+        name="One Object a Photo",
+        description="Give each photo an object of its own with the splats that it shows most, to hide or delete them. "
+        "Cycles draws them as one; EEVEE and viewports sort splats within an object only, so they blend a little "
+        "wrongly where objects meet",
+        default=False,
+    )
     previews: BoolProperty(
         name="Live Preview", description="Show some of the splats while they are computed", default=True
     )

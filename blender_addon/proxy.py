@@ -62,15 +62,18 @@ def make(
     return obj
 
 
-def add_to(scene: bpy.types.Scene, proxy: bpy.types.Object) -> None:
-    """Link a proxy's collection to a scene; if it catches shadows, in a view layer of their own.
-
-    Raises ValueError when splats are in the scene's own collection, which no view layer can leave out.
-    """
-    if proxy.is_shadow_catcher and any(is_splats(x) for x in scene.collection.objects):
+def check(scene: bpy.types.Scene) -> None:
+    """Raises ValueError when splats are in the scene's own collection, which no view layer can leave out."""
+    if any(is_splats(x) for x in scene.collection.objects):
         raise ValueError(
             "Splats are in the Scene Collection itself; move them to a collection, so that a layer can omit them."
         )
+
+
+def add_to(scene: bpy.types.Scene, proxy: bpy.types.Object) -> None:
+    """Link a proxy's collection to a scene; if it catches shadows, in a view layer of their own, see `check`."""
+    if proxy.is_shadow_catcher:
+        check(scene)
     (collection,) = proxy.users_collection
     scene.collection.children.link(collection)
     if not proxy.is_shadow_catcher:

@@ -33,7 +33,10 @@ def views_of(obj: bpy.types.Object, scene: bpy.types.Scene) -> dict[str, np.ndar
         seen = [(scene.camera, scene.render)]
     if len(seen) > MAX_VIEWS:
         seen = [seen[i] for i in np.linspace(0, len(seen) - 1, MAX_VIEWS).round().astype(int)]
-    to_splats = np.linalg.inv(np.array(obj.matrix_world, float))
+    world = np.array(obj.matrix_world, float)
+    if not np.linalg.det(world[:3, :3]):
+        raise ValueError(f"{obj.name} is scaled to nothing; give it and its parents a scale.")
+    to_splats = np.linalg.inv(world)
     scale = np.cbrt(np.linalg.det(to_splats[:3, :3]))
     if not scale > 0 or not np.allclose(
         to_splats[:3, :3] @ to_splats[:3, :3].T, scale**2 * np.eye(3), atol=1e-4 * scale**2

@@ -22,6 +22,7 @@ _AS_IS = {
     "view_settings.look": "None",
     "view_settings.exposure": 0.0,
     "view_settings.gamma": 1.0,
+    "view_settings.use_curve_mapping": False,
 }
 _PIXEL_CENTRES = {
     "render.film_transparent": False,
@@ -39,7 +40,7 @@ def match_training(scene: bpy.types.Scene, engine: str = "CYCLES") -> None:
     """Render what the splats were trained to show: colours as they are, each pixel sampled once at its centre."""
     change(scene, {"render.engine": engine} | _AS_IS | _PIXEL_CENTRES | _EVERY_LAYER)
     scene[LINEAR] = 0
-    scene.update_tag()
+    _read_again(scene)
 
 
 def scene_linear(scene: bpy.types.Scene) -> None:
@@ -49,7 +50,7 @@ def scene_linear(scene: bpy.types.Scene) -> None:
     """
     change(scene, _AS_IS | {"view_settings.view_transform": "Standard"} | _EVERY_LAYER)
     scene[LINEAR] = 1
-    scene.update_tag()
+    _read_again(scene)
 
 
 def is_linear(scene: bpy.types.Scene) -> bool:
@@ -76,6 +77,15 @@ def restore(scene: bpy.types.Scene) -> None:
     for key in (_BEFORE, LINEAR):
         if key in scene:
             del scene[key]
+    _read_again(scene)
+
+
+def _read_again(scene: bpy.types.Scene) -> None:
+    """Have the nodes look at the scene: by themselves they do not see a property that comes or goes."""
+    scene.update_tag()
+    for tree in bpy.data.node_groups:
+        if LINEAR in tree.nodes:
+            tree.update_tag()
 
 
 def _set(scene: bpy.types.Scene, path: str, value: Any) -> None:

@@ -19,10 +19,10 @@ from .backend import __version__
 from .sources import Source, Steps
 
 WORLD = cameras.Y_DOWN_TO_Z_UP  # the backend's world, y down, in Blender's
-CARD = "pixworld_card"  # the custom property of a splat object that holds its shot card as JSON
+CARD = "pixworld_card"  # the custom property that holds a shot card as JSON: of the splats, or the root of several
 KEPT = (
     "source", "photos", "images", "prompt", "seed", "path", "key_views", "steps", "guidance", "view_size", "views",
-    "size", "refine",
+    "size", "refine", "by_photo",
 )  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def compose(task: str, scene: bpy.types.Scene, again: dict[str, Any] | None = No
     if task == "reconstruct":
         _check_photos(given)
         fields["options"] = {name: getattr(settings, name) for name in ("views", "size", "refine", "seed")}
+        fields["by_photo"] = settings.by_photo
     else:
         _check_generate(settings, given)
         options = {name: getattr(settings, name) for name in ("steps", "seed")} | {"views": settings.key_views}
@@ -87,17 +88,19 @@ def settings_of(settings: bpy.types.PropertyGroup) -> dict[str, Any]:
 def restore(settings: bpy.types.PropertyGroup, kept: dict[str, Any]) -> None:
     """Set everything as a shot card says."""
     for name in KEPT:
-        setattr(settings, name, kept[name])
+        settings.property_unset(name)  # what an older card does not know
+        if name in kept:
+            setattr(settings, name, kept[name])
     settings.chosen.clear()
     for name in kept["chosen"]:
         settings.chosen.add().name = name
     settings.clip = bpy.data.movieclips.get(kept["clip"])
 
 
-def card_of(splats: bpy.types.Object) -> dict[str, Any] | None:
-    """The shot card of a splat object; None when it has none that can be read."""
+def card_of(item: bpy.types.Object) -> dict[str, Any] | None:
+    """The shot card of a result; None when it has none that can be read."""
     try:
-        card = json.loads(splats[CARD])
+        card = json.loads(item[CARD])
         return card if isinstance(card, dict) and {"task", "settings", "photos", "cameras"} <= card.keys() else None
     except (KeyError, TypeError, ValueError):
         return None

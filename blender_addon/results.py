@@ -39,15 +39,17 @@ def bring_in(request: Request, about: Mapping[str, object], event: Event) -> lis
         for i, photo in enumerate(event.header["photos"])
     ]
     gaussians = {name: arrays[name] for name in GAUSSIANS}
-    imported = importer.add_scene(TITLES[request.task], gaussians, photos, scene, request.world)
+    by_photo = arrays.get("photo")
+    imported = importer.add_scene(TITLES[request.task], gaussians, photos, scene, request.world, by_photo)
+    result = imported.splats if by_photo is None else imported.splats.parent  # any photo's splats may be deleted
     backend = {name: about.get(name) for name in ("version", "device", "checkpoint", "hash")}
-    imported.splats[CARD] = json.dumps(request.card | {"backend": backend})
+    result[CARD] = json.dumps(request.card | {"backend": backend})
     if scene.pixworld.match_training:
         rendering.match_training(scene)
         if request.world is None and imported.cameras:
             cameras.look_through(imported.cameras[0], scene)
     bpy.context.view_layer.update()  # so that it knows the new objects
-    show(scene.pixworld, imported.splats)
+    show(scene.pixworld, result)
     report = event.header.get("report", {})
     left_out = [*report.get("skipped", []), *report.get("unregistered", [])]
     return [f"{x['name']} was left out: {x['reason']}" for x in left_out]
@@ -107,7 +109,7 @@ def _after_undo(*_: object) -> None:
 
 
 class PixWorldResults(bpy.types.UIList):
-    """The splat objects of the scene that have a shot card."""
+    """The objects of the scene that have a shot card: splats, or the root of those that are one object a photo."""
 
     bl_idname = "PIXWORLD_UL_results"
 
@@ -116,7 +118,7 @@ class PixWorldResults(bpy.types.UIList):
         row = layout.row(align=True)
         icon = "CAMERA_DATA" if card.get("task") == "reconstruct" else "WORLD"
         row.prop(item, "name", text="", emboss=False, icon=icon)
-        row.prop(item, "hide_viewport", text="", emboss=False)
+        row.prop(_hidden_by(item), "hide_viewport", text="", emboss=False)
 
     def filter_items(self, context, data, name) -> tuple[list[int], list[int]]:
         shown = {x.name for x in context.scene.objects if CARD in x}
@@ -124,9 +126,15 @@ class PixWorldResults(bpy.types.UIList):
 
 
 def selected(scene: bpy.types.Scene) -> bpy.types.Object | None:
-    """The splat object of the selected line of the list, if there is one."""
+    """The object of the selected line of the list, if there is one."""
     item = scene.objects.get(scene.pixworld.picked)
     return item if item is not None and CARD in item else None
+
+
+def _hidden_by(item: bpy.types.Object) -> bpy.types.ID:
+    """What hides the splats of a result: itself or, where it is their root, the collection of their objects."""
+    holders = {x for child in item.children for x in child.users_collection if importer.BY_PHOTO in x}
+    return next(iter(holders), item)
 
 
 def line_of(settings: bpy.types.PropertyGroup) -> int:

@@ -140,9 +140,10 @@ class Session:
                 self._note(*next(self.work))
             except StopIteration:
                 self.work = None
-            except (ValueError, RuntimeError, ReferenceError) as error:  # of Blender too, where something went away
-                self.fail(str(error))
-                raise ValueError(str(error)) from error
+            except Exception as error:  # of Blender too, where something went away
+                foreseen = isinstance(error, (ValueError, RuntimeError, ReferenceError, OSError))
+                self.fail(str(error) if foreseen else repr(error))
+                raise ValueError(self.error) from error
             if time.monotonic() >= until:
                 return
 

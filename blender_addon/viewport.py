@@ -7,7 +7,7 @@ it looks right where this extension is absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import bpy
@@ -71,7 +71,7 @@ def _draw() -> None:
     except Exception as error:  # a card or driver that cannot; anything raised here would come at every redraw
         problem = f"This computer cannot draw splats in the viewport ({error}); they are shown as balls."
         print(f"PixWorld: {problem}")
-        bpy.app.timers.register(_refresh_all, first_interval=0, persistent=True)
+        _soon(_refresh_all)
 
 
 def _draw_in(context: bpy.types.Context) -> None:
@@ -83,9 +83,12 @@ def _draw_in(context: bpy.types.Context) -> None:
     shown = [x for x in _shaded(context.scene) if x.visible_get(view_layer=context.view_layer, viewport=space)]
     if not shown:
         return
+    if any(x.display_type != "BOUNDS" for x in shown):  # of another file or scene, and new here
+        _soon(_refresh_all)
     # Between clouds, the one whose middle is farther comes first.
     found = [(_cloud_of(thing, depsgraph), view @ np.array(thing.matrix_world)) for thing in shown]
-    found = sorted(((c, m) for c, m in found if len(c)), key=lambda x: (x[1] @ np.r_[x[0].middle, 1])[2])
+    found = [(c, m) for c, m in found if len(c) and np.linalg.det(m[:3, :3])]  # not those scaled to nothing
+    found.sort(key=lambda x: (x[1] @ np.r_[x[0].middle, 1])[2])
 
     depth = _scene_depth(size) if _has_others(context) else None
     linear = rendering.is_linear(context.scene)
@@ -97,8 +100,14 @@ def _draw_in(context: bpy.types.Context) -> None:
             coming |= cloud.prepare(number, matrix, _worker)
             cloud.draw(number, matrix, projection, size, linear, depth)
     gpu_splats.lay_over(canvas.texture_color, linear)
-    if coming and not bpy.app.timers.is_registered(_redraw_when_sorted):
-        bpy.app.timers.register(_redraw_when_sorted, first_interval=_POLL_S, persistent=True)
+    if coming:
+        _soon(_redraw_when_sorted, _POLL_S)
+
+
+def _soon(timer: Callable[[], float | None], seconds: float = 0) -> None:
+    """Call a timer that is not waiting already."""
+    if not bpy.app.timers.is_registered(timer):
+        bpy.app.timers.register(timer, first_interval=seconds, persistent=True)
 
 
 def _cloud_of(thing: bpy.types.Object, depsgraph: bpy.types.Depsgraph) -> gpu_splats.Cloud:
@@ -115,7 +124,7 @@ def _cloud_of(thing: bpy.types.Object, depsgraph: bpy.types.Depsgraph) -> gpu_sp
 
 def _has_others(context: bpy.types.Context) -> bool:
     """Whether something may hide splats."""
-    solid = {"MESH", "CURVE", "CURVES", "SURFACE", "META", "FONT", "POINTCLOUD", "VOLUME", "GREASEPENCIL"}
+    solid = {"MESH", "CURVE", "CURVES", "SURFACE", "META", "FONT", "POINTCLOUD", "VOLUME", "GREASEPENCIL", "GPENCIL"}
     others = (x for x in context.view_layer.objects if x.type in solid and not splats.is_splats(x))
     empties = (x for x in context.view_layer.objects if x.instance_type == "COLLECTION")
     return any(x.visible_get() for x in others) or any(x.visible_get() for x in empties)
@@ -198,6 +207,7 @@ def _refresh_all() -> None:
 _HANDLERS = {
     "depsgraph_update_post": _changed, "frame_change_post": _changed, "undo_post": _all_changed,
     "redo_post": _all_changed, "load_post": _opened, "save_pre": _before_save, "save_post": _after_save,
+    "save_post_fail": _after_save,
 }  # fmt: skip
 
 
@@ -215,7 +225,7 @@ def register() -> None:
     _handle = bpy.types.SpaceView3D.draw_handler_add(_draw, (), "WINDOW", "POST_VIEW")
     for name, handler in _HANDLERS.items():
         getattr(bpy.app.handlers, name).append(handler)
-    bpy.app.timers.register(_refresh_all, first_interval=0, persistent=True)  # now, an extension sees no file
+    _soon(_refresh_all)  # now, an extension sees no file
 
 
 def unregister() -> None:

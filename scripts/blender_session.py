@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import subprocess
 import sys
 import time
@@ -19,12 +20,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bpy
+import numpy as np
+from mathutils import Euler
 
 ZIP, PYTHON, PHOTOS, OUT = (Path(x) for x in sys.argv[sys.argv.index("--") + 1 :][:4])
 SHOOT = " ".join(sys.argv[sys.argv.index("--") + 5 :])
 MODULE = "bl_ext.user_default.pixworld"
 LIMIT_S = 900  # for one step
-SETTINGS = {"views": 6, "size": 288, "refine": 90, "key_views": 4, "steps": 8}
+SETTINGS = {"views": 8, "size": 384, "refine": 150, "key_views": 4, "steps": 8}
 
 told: dict[str, object] = {"blender": bpy.app.version_string}
 
@@ -54,7 +57,7 @@ def session() -> Iterator[float]:
     began = time.monotonic()
     ask(bpy.ops.pixworld.reconstruct)
     yield from until(lambda: preview() and jobs.session.fraction > 0.3, jobs)
-    look_from_side()
+    look_at_preview()
     yield 2
     shoot("2_preview")
     yield from until(lambda: not jobs.session.busy, jobs)
@@ -63,7 +66,7 @@ def session() -> Iterator[float]:
     scene_made = named("PixWorld Scene Splats")
     assert scene_made.type == "POINTCLOUD"
     told["gaussians"] = len(scene_made.data.points)
-    view_camera()
+    yield from view_camera()
     yield 4
     shoot("3_reconstructed")
 
@@ -82,11 +85,12 @@ def session() -> Iterator[float]:
     assert jobs.session.state == "done"
     world = named("PixWorld World Splats")
     told["card"] = json.loads(world["pixworld_card"])["task"]
-    view_camera()
+    yield from view_camera()
     yield 4
     shoot("4_generated")
 
     count = len(scene.objects)
+    settings.steps = 100
     ask(bpy.ops.pixworld.generate)
     yield from until(lambda: jobs.session.stage == "generate" and jobs.session.step > 1, jobs)
     began = time.monotonic()
@@ -101,7 +105,7 @@ def session() -> Iterator[float]:
     assert not any(x.name.startswith("PixWorld World") for x in bpy.data.objects), "undo left the generated world"
     named("PixWorld Scene Splats").hide_set(False)
     bpy.context.scene.camera = next(x for x in bpy.context.scene.objects if "pixworld_size" in x)
-    view_camera()
+    yield from view_camera()
     yield 3
     shoot("6_undone")
     bpy.ops.wm.save_as_mainfile(filepath=str(OUT / "session.blend"))
@@ -110,7 +114,7 @@ def session() -> Iterator[float]:
     yield 3
     assert len(named("PixWorld Scene Splats").data.points) == told["gaussians"]
     yield from open_tab()
-    view_camera()
+    yield from view_camera()
     yield 3
     shoot("7_opened_again")
     process = jobs.local.process
@@ -157,17 +161,23 @@ def open_tab() -> Iterator[float]:
     yield 0.5
 
 
-def look_from_side() -> None:
-    """At the preview, whole."""
+def look_at_preview() -> None:
+    """From the front, without minding stray splats."""
     area, _ = viewport()
-    region = next(x for x in area.regions if x.type == "WINDOW")
-    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):
-        bpy.ops.view3d.view_all()
+    cloud = next(x for x in bpy.data.objects if "pixworld_preview" in x)
+    points = np.empty(3 * len(cloud.data.points), np.float32)
+    cloud.data.attributes["position"].data.foreach_get("vector", points)
+    points = points.reshape(-1, 3) @ np.array(cloud.matrix_world.to_3x3()).T
+    middle = np.median(points, axis=0)
+    view = area.spaces.active.region_3d
+    view.view_location, view.view_rotation = middle, Euler((math.radians(80), 0, math.radians(15))).to_quaternion()
+    view.view_distance = 4 * float(np.median(np.abs(points - middle).max(axis=1)))
 
 
-def view_camera() -> None:
+def view_camera() -> Iterator[float]:
     area, _ = viewport()
     area.spaces.active.region_3d.view_perspective = "CAMERA"
+    yield 1
     region = next(x for x in area.regions if x.type == "WINDOW")
     with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):
         bpy.ops.view3d.view_center_camera()

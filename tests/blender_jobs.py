@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 FIELDS = {
-    "reconstruct": {"names", "options", "camera_names", "previews"},
+    "reconstruct": {"names", "options", "camera_names", "previews", "by_photo"},
     "generate": {"names", "prompt", "trajectory", "options", "guidance", "camera_names", "previews"},
     "regenerate": {"prompt", "options", "guidance", "previews"},
     "export": {"format"},
@@ -74,7 +74,8 @@ def result(names, splits, views, files, made):
 
 
 def reconstruct(fields, arrays, device, report):
-    """2000 Gaussians; the photos go back as they came, at their cameras or, without, on an arc."""
+    """2000 Gaussians; the photos go back as they came, at their cameras or, without, on an arc. By photo, each has the
+    Gaussians of a slab of x, all but the second; what is left of the middle belongs to none."""
     assert fields.keys() <= FIELDS["reconstruct"]
     names, files, cameras = fields["names"], given(fields, arrays), cameras_of(fields, arrays)
     work(fields, "refine", report, 2000)
@@ -83,7 +84,11 @@ def reconstruct(fields, arrays, device, report):
         c2w = np.eye(4)
         c2w[0, 3] = x
         views.append(cameras.get(name, (c2w, np.array([[100.0, 0, 50], [0, 100, 40], [0, 0, 1]]), np.array([80, 96]))))
-    return result(names, ["train"] * len(names), views, files, gaussians(2000, fields["options"]["seed"]))
+    made = gaussians(2000, fields["options"]["seed"])
+    if fields.get("by_photo"):
+        slab = np.floor((made["means"][:, 0] + 1) / 2 * len(names)).clip(0, len(names) - 1).astype(np.int32)
+        made["photo"] = np.where((slab == 1) | (np.abs(made["means"][:, 0]) < 0.1), -1, slab).astype(np.int32)
+    return result(names, ["train"] * len(names), views, files, made)
 
 
 def generate(fields, arrays, device, report):

@@ -134,6 +134,40 @@ def test_filters(tmp_path):
     in_blender(check_filters, tmp_path)
 
 
+def check_apply_with_others(folder):
+    """To apply takes in the edits that are on, and nothing else: other modifiers stay and act once."""
+    import bpy
+
+    from blender_addon import editing, shading, splats
+
+    _, cloud, own = a_scene(some_gaussians())
+    tree = bpy.data.node_groups.new("Shift", "GeometryNodeTree")
+    for in_out in ("INPUT", "OUTPUT"):
+        tree.interface.new_socket("Geometry", in_out=in_out, socket_type="NodeSocketGeometry")
+    source, shift, sink = map(tree.nodes.new, ("NodeGroupInput", "GeometryNodeSetPosition", "NodeGroupOutput"))
+    shift.inputs["Offset"].default_value = (1, 0, 0)
+    tree.links.new(source.outputs[0], shift.inputs[0])
+    tree.links.new(shift.outputs[0], sink.inputs[0])
+    cloud.modifiers.new("Shift", "NODES").node_group = tree
+    cloud.modifiers.move(1, 0)
+    on, off = editing.add(cloud), editing.add(cloud)
+    editing.set_values(on, minimum_opacity=0.3)
+    editing.set_values(off, minimum_opacity=0.9)
+    off.show_viewport = False
+
+    before = editing.shown(cloud)
+    assert np.allclose(before["means"], own["means"][own["opacities"] >= np.float32(0.3)] + (1, 0, 0), atol=1e-5)
+    editing.apply(cloud)
+    assert_same(splats.arrays_of(cloud), subset(own, own["opacities"] >= np.float32(0.3)))
+    assert_same(editing.shown(cloud), before)
+    names = ["Shift", "PixWorld Edit", shading.GROUP]
+    assert [m.node_group.name for m in cloud.modifiers] == names and not cloud.modifiers[1].show_viewport
+
+
+def test_apply_with_other_modifiers(tmp_path):
+    in_blender(check_apply_with_others, tmp_path)
+
+
 def check_box(folder):
     """A box counts where it is: parented, stretched, turned, moved; when it is deleted, nothing is cropped."""
     import bpy

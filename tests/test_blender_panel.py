@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import blender
 import numpy as np
@@ -476,6 +477,132 @@ def check_preview(folder, extension, address, photos):
 
 def test_preview_is_refined_and_removed(tmp_path, extension, service, photos):
     in_blender(check_preview, tmp_path, extension, service, photos)
+
+
+def check_by_photo(folder, extension, address, photos):
+    import bpy
+
+    operators, settings = set_up(extension, address)
+    results, requests, scene = blender.module("results"), blender.module("requests"), bpy.context.scene
+    jobs = importlib.import_module("blender_jobs")
+    settings.photos, settings.seed, settings.by_photo = str(photos), 5, True
+
+    def listed():
+        """The lines of the list: the filter is asked as Blender does."""
+        ours = SimpleNamespace(bitflag_filter_item=1)
+        flags, _ = results.PixWorldResults.filter_items(ours, bpy.context, bpy.data, "objects")
+        return [x for x, flag in zip(bpy.data.objects, flags) if flag]
+
+    def means(thing):
+        out = np.empty(3 * len(thing.data.points), np.float32)
+        thing.data.attributes["position"].data.foreach_get("vector", out)
+        return out.reshape(-1, 3)
+
+    # an object for each photo that has splats and one for the rest, under one root
+    bpy.ops.pixworld.reconstruct()
+    finish(operators)
+    holder = bpy.data.collections["PixWorld Scene Splats"]
+    assert holder.name in scene.collection.children["PixWorld Scene"].children
+    root = bpy.data.objects["PixWorld Scene"]
+    parts = {x.name: x for x in holder.objects}
+    assert list(parts) == ["a.jpg Splats", "c.png Splats", "No Photo Splats"]
+    assert all(x.type == "POINTCLOUD" and x.parent == root for x in parts.values()) and len(bpy.data.pointclouds) == 3
+    made = jobs.gaussians(2000, 5)["means"]
+    x = made[:, 0]
+    assert np.array_equal(means(parts["a.jpg Splats"]), made[x < -1 / 3])
+    assert np.array_equal(means(parts["c.png Splats"]), made[x >= 1 / 3])
+    assert np.array_equal(means(parts["No Photo Splats"]), made[(x >= -1 / 3) & (x < 1 / 3)])
+
+    # one line of the list, whose eye hides all of them; each can be muted and deleted, and the result is still there
+    assert listed() == [root] == [results.selected(scene)] and bpy.context.object == root
+    assert requests.card_of(root)["settings"]["by_photo"] is True
+    assert results._hidden_by(root) == holder
+    holder.hide_viewport = True
+    bpy.context.view_layer.update()
+    assert not any(x.visible_get() for x in parts.values())
+    holder.hide_viewport = False
+    parts["c.png Splats"].hide_viewport = parts["c.png Splats"].hide_render = True
+    bpy.context.view_layer.update()
+    assert [x.visible_get() for x in parts.values()] == [True, False, True]
+    bpy.ops.ed.undo_push(message="muted")
+    bpy.ops.object.select_all(action="DESELECT")
+    parts["a.jpg Splats"].select_set(True)
+    bpy.ops.object.delete()
+    bpy.ops.ed.undo_push(message="deleted")
+    assert "a.jpg Splats" not in bpy.data.objects and [x.name for x in listed()] == ["PixWorld Scene"]
+    bpy.ops.ed.undo()
+    assert "a.jpg Splats" in bpy.data.objects and bpy.data.objects["c.png Splats"].hide_render
+    bpy.ops.ed.redo()
+
+    # again, from a file and with other settings; then each goes as a whole
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "saved.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(folder / "saved.blend"))
+    scene = bpy.context.scene
+    scene.pixworld.by_photo, scene.pixworld.seed = False, 1
+    bpy.ops.pixworld.run_again()
+    finish(operators)
+    assert scene.pixworld.by_photo and scene.pixworld.seed == 5
+    assert [x.name for x in listed()] == ["PixWorld Scene", "PixWorld Scene.001"]
+    again = bpy.data.collections["PixWorld Scene Splats.001"].objects
+    assert sorted(len(x.data.points) for x in again) == sorted(
+        [np.sum(x < -1 / 3), np.sum(x >= 1 / 3), np.sum(abs(x) < 1 / 3)]
+    )
+    assert results.selected(scene).name == "PixWorld Scene.001"
+    bpy.ops.pixworld.remove_result()
+    assert [x.name for x in listed()] == ["PixWorld Scene"] and len(bpy.data.collections) == 3
+    scene.pixworld.result = bpy.data.objects.find("PixWorld Scene")
+    bpy.ops.pixworld.remove_result()
+    assert not bpy.data.objects and not bpy.data.collections and not bpy.data.images
+
+    # a card that knows nothing of it made one object
+    kept = requests.settings_of(scene.pixworld)
+    del kept["by_photo"]
+    requests.restore(scene.pixworld, kept)
+    assert not scene.pixworld.by_photo
+    bpy.ops.pixworld.reconstruct()
+    finish(operators)
+    (cloud,) = (x for x in bpy.data.objects if x.type == "POINTCLOUD")
+    assert listed() == [cloud] and results._hidden_by(cloud) == cloud
+
+
+def test_one_object_a_photo(tmp_path, extension, service, photos):
+    in_blender(check_by_photo, tmp_path, extension, service, photos)
+
+
+def check_by_photo_render(folder):
+    import bpy
+
+    from blender_addon import cameras, importer, rendering
+
+    def picture(labels):
+        bpy.ops.wm.read_factory_settings(use_empty=True)
+        scene, K = bpy.context.scene, np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]])
+        photos = [importer.PhotoCamera(f"{i}.jpg", np.eye(4), K, 64, 48, "train") for i in range(3)]
+        imported = importer.add_scene("Scene", made, photos, scene, by_photo=labels)
+        rendering.match_training(scene)
+        cameras.look_through(imported.cameras[0], scene)
+        scene.render.image_settings.file_format, scene.render.filepath = "PNG", str(folder / "x.png")
+        bpy.ops.render.render(write_still=True)
+        image = bpy.data.images.load(str(folder / "x.png"))
+        return np.array(image.pixels[:]).reshape(48, 64, 4)[..., :3], imported
+
+    made = importlib.import_module("blender_jobs").gaussians(600, 5)
+    whole, _ = picture(None)
+    labels = np.random.default_rng(0).integers(-1, 3, 600).astype(np.int32)  # mixed in depth
+    parts, imported = picture(labels)
+    assert whole.std() > 0.05 and np.abs(parts - whole).max() < 1.5 / 255, np.abs(parts - whole).max()
+    assert imported.splats.name == "0.jpg Splats" and len(imported.splats.parent.children) == 7
+    for wrong in (labels[1:], labels + 1, labels - 1):
+        try:
+            importer.add_scene("Wrong", made, [], bpy.context.scene, by_photo=wrong)
+        except ValueError:
+            assert "Wrong" not in bpy.data.collections
+        else:
+            raise AssertionError("nothing was refused")
+
+
+def test_cycles_draws_objects_of_photos_as_one(tmp_path):
+    in_blender(check_by_photo_render, tmp_path)
 
 
 def check_connection(folder, extension, address, secured, keys, photos):

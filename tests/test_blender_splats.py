@@ -258,13 +258,43 @@ def test_colour_modes_and_scenes(tmp_path):
     assert psnr(images["other"][..., :3], want.permute(1, 2, 0).numpy()) > 45
 
 
+def check_balls(folder):
+    """The balls of the viewport follow the colour mode at once, and back."""
+    import bpy
+
+    from blender_addon import rendering
+
+    scene, cloud = a_scene(some_gaussians())
+
+    def shown():
+        data = cloud.evaluated_get(bpy.context.evaluated_depsgraph_get()).data.attributes["splat_colour"].data
+        values = np.empty((len(data), 3), np.float32)
+        data.foreach_get("vector", values.reshape(-1))
+        return values
+
+    trained = shown()
+    rendering.scene_linear(scene)
+    want = np.where(trained > 0.04045, ((trained + 0.055) / 1.055) ** 2.4, trained / 12.92)
+    assert np.abs(want - trained).max() > 0.1 and np.abs(shown() - want).max() < 1e-4
+    rendering.restore(scene)
+    assert np.array_equal(shown(), trained)
+
+
+def test_balls_follow_the_colour_mode(tmp_path):
+    in_blender(check_balls, tmp_path)
+
+
 def check_passes(folder):
     import bpy
 
     from blender_addon import passes, rendering
 
     scene, _cloud = a_scene(some_gaussians())
+    aside = bpy.data.collections.new("Aside")
+    scene.collection.children.link(aside)
+    scene.view_layers[0].layer_collection.children["Aside"].exclude = True
     passes.add(scene)
+    assert all(layer.layer_collection.children["Aside"].exclude for layer in scene.view_layers)
     out = {}
     for layer in scene.view_layers:
         for other in scene.view_layers:

@@ -143,6 +143,33 @@ def test_reconstruct_shows_how_it_goes(client):
     assert previews_of(progress) == []
 
 
+def test_reconstruct_says_which_photo_shows_a_gaussian(client):
+    cameras = cameras_on_an_arc(4)
+    names = ["d.png", "b.png", "c.png", "a.png"]  # the result is sorted by name
+    fields = {"names": names, "camera_names": names, "options": {"refine": 20, "size": 64, "holdout": 3}}
+    sent = photographs(cameras) | arrays_of_cameras(cameras)
+    last, progress = result_of(client, "reconstruct", {**fields, "by_photo": True}, sent)
+    labels, photos = last.arrays["photo"], last.header["photos"]
+    assert labels.dtype.str == "<i4" and labels.shape == (len(last.arrays["means"]),)
+    assert [p["name"] for p in photos] == sorted(names) and "attribute" in {e.header["stage"] for e in progress}
+    train = [i for i, p in enumerate(photos) if p["split"] == "train"]
+    assert len(train) == 2 and set(labels.tolist()) - {-1} == set(train)
+    arrays = {name: torch.tensor(last.arrays[name]) for name in FIELDS}
+    for n in np.random.default_rng(0).choice(np.flatnonzero(labels >= 0), 20, replace=False):  # it alone is white
+        sh = torch.full((len(labels), 1, 3), -9.0)
+        sh[n] = 2.0
+        alone = Gaussians(**{**arrays, "sh": sh})
+        weights = []
+        for i in train:
+            c2w, K = (torch.tensor(last.arrays[name][i : i + 1]).float() for name in ("c2w", "K"))
+            weights.append(render(alone, Cameras(c2w, K, *last.arrays["sizes"][i].tolist())).rgb.sum())
+        assert train[int(torch.stack(weights).argmax())] == labels[n]
+    last, _ = result_of(client, "reconstruct", fields, sent)
+    assert "photo" not in last.arrays
+    last, _ = do(client, "reconstruct", {**fields, "by_photo": 1}, sent)
+    assert last.header["code"] == "BAD_FIELD"
+
+
 def test_generate_along_cameras_from_an_image(client):
     cameras = cameras_on_an_arc(5)
     image = {"photo/0": photographs(cameras.select([0]))["photo/0"]}

@@ -4,15 +4,19 @@ fields   names: file names of the photos
          options: whole numbers of OPTIONS by name (see options.py)
          camera_names: names of the photos that the cameras belong to; leave it out to find the cameras
          previews: whether Gaussians are sent while they are refined, in the frame of the result
+         by_photo: whether the result says which photo shows each Gaussian most
 arrays   photos, in the order of names; cameras
 result   photos: [{name, split}] of the photos that have a camera; split is "train" or "holdout"
          report: what report.json holds
-arrays   Gaussians; cameras of `photos`, in their frame; photos: JPEG files, undistorted, at the size of their cameras
+arrays   Gaussians; cameras of `photos`, in their frame; photos: JPEG files, undistorted, at the size of their cameras;
+         with by_photo, photo i4 [n]: an index of `photos`, never of a "holdout", or -1 where none shows the Gaussian
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from backend.folders import posed_cameras, with_skipped
 from backend.options import OPTIONS, make_options
@@ -32,6 +36,7 @@ from backend.tasks.arrays import (
 from backend.worker import Reporter
 
 if TYPE_CHECKING:
+    from pixworld.reconstruct import Reconstruction
     from pixworld.refine import Progress
 
 
@@ -39,9 +44,9 @@ def reconstruct(fields: Header, arrays: Arrays, device: str, report: Reporter) -
     from pixworld.files import tensor_to_image
     from pixworld.reconstruct import reconstruct as run
 
-    only(fields, {"names", "options", "camera_names", "previews"})
+    only(fields, {"names", "options", "camera_names", "previews", "by_photo"})
     options = read_options(fields, OPTIONS.keys() - {"steps", "sh_degree"})
-    previews = read_field(fields, "previews", False)
+    previews, by_photo = read_field(fields, "previews", False), read_field(fields, "by_photo", False)
     named = read_cameras(arrays, file_names(fields, "camera_names")) if "camera_names" in fields else None
     names = file_names(fields, "names")
     if not names:
@@ -56,4 +61,18 @@ def reconstruct(fields: Header, arrays: Arrays, device: str, report: Reporter) -
     cameras = posed_cameras(result)
     out = gaussian_arrays(result.scene.gaussians) | camera_arrays([c.cameras for c in cameras])
     out |= {f"photo/{i}": jpeg(tensor_to_image(p.views.images[0])) for i, p in enumerate(result.photos)}
+    if by_photo:
+        out["photo"] = _photo_of(result, device, report)
     return {"photos": [{"name": c.name, "split": c.split} for c in cameras], "report": result.report}, out
+
+
+def _photo_of(result: Reconstruction, device: str, report: Reporter) -> np.ndarray:
+    """i4 [n]: the index of the photo, of those that made the Gaussians, that shows each most; -1 where none does."""
+    from pixworld.attribution import shown_most
+    from pixworld.reconstruct import choose_device
+
+    kept = [i for i, photo in enumerate(result.photos) if photo.name not in result.holdout]
+    report("attribute", 0, 1)
+    labels = shown_most(result.scene.gaussians.to(choose_device(device)), [result.photos[i].views for i in kept])
+    report("attribute", 1, 1)
+    return np.array([*kept, -1], np.int32)[labels.cpu().numpy()]  # -1 is the last
