@@ -10,69 +10,72 @@ from . import passes, rendering, viewport
 from .panels import paragraph
 
 
-class MatchTraining(bpy.types.Operator):
+class _OnScene:
+    """Something that is done to the scene; a ValueError is shown to the user."""
+
+    bl_options: ClassVar = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            self.act(context.scene)
+        except ValueError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        viewport.redraw()
+        return {"FINISHED"}
+
+
+class MatchTraining(_OnScene, bpy.types.Operator):
     """Set up Cycles and colour management so that Render Image shows the splats exactly as they were trained"""
 
-    bl_idname, bl_label, bl_options = "pixworld.match_training", "Match Training", {"REGISTER", "UNDO"}
+    bl_idname, bl_label = "pixworld.match_training", "Match Training"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        rendering.match_training(context.scene)
-        viewport.redraw()
-        return {"FINISHED"}
+    def act(self, scene: bpy.types.Scene) -> None:
+        rendering.match_training(scene)
 
 
-class SceneLinear(bpy.types.Operator):
+class SceneLinear(_OnScene, bpy.types.Operator):
     """Blend splats in linear light, so that they mix with lit objects; colours of single splats stay the same"""
 
-    bl_idname, bl_label, bl_options = "pixworld.scene_linear", "Scene Linear", {"REGISTER", "UNDO"}
+    bl_idname, bl_label = "pixworld.scene_linear", "Scene Linear"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        rendering.scene_linear(context.scene)
-        viewport.redraw()
-        return {"FINISHED"}
+    def act(self, scene: bpy.types.Scene) -> None:
+        rendering.scene_linear(scene)
 
 
-class RestoreRender(bpy.types.Operator):
+class RestoreRender(_OnScene, bpy.types.Operator):
     """Give the render settings that PixWorld changed their earlier values"""
 
-    bl_idname, bl_label, bl_options = "pixworld.restore_render", "Restore Settings", {"REGISTER", "UNDO"}
+    bl_idname, bl_label = "pixworld.restore_render", "Restore Settings"
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         return rendering.is_changed(context.scene)
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        rendering.restore(context.scene)
-        viewport.redraw()
-        return {"FINISHED"}
+    def act(self, scene: bpy.types.Scene) -> None:
+        rendering.restore(scene)
 
 
-class AddPasses(bpy.types.Operator):
+class AddPasses(_OnScene, bpy.types.Operator):
     """Add view layers that render depth and normal of the splats, and a transparent background for their alpha"""
 
-    bl_idname, bl_label, bl_options = "pixworld.add_passes", "Add Passes", {"REGISTER", "UNDO"}
+    bl_idname, bl_label = "pixworld.add_passes", "Add Passes"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            passes.add(context.scene)
-        except ValueError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        return {"FINISHED"}
+    def act(self, scene: bpy.types.Scene) -> None:
+        passes.add(scene)
 
 
-class RemovePasses(bpy.types.Operator):
+class RemovePasses(_OnScene, bpy.types.Operator):
     """Remove the view layers of depth and normal"""
 
-    bl_idname, bl_label, bl_options = "pixworld.remove_passes", "Remove Passes", {"REGISTER", "UNDO"}
+    bl_idname, bl_label = "pixworld.remove_passes", "Remove Passes"
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         return passes.are_there(context.scene)
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        passes.remove(context.scene)
-        return {"FINISHED"}
+    def act(self, scene: bpy.types.Scene) -> None:
+        passes.remove(scene)
 
 
 class DisplayPanel(bpy.types.Panel):

@@ -25,6 +25,7 @@ BUSY_S, IDLE_S = 0.1, 0.5  # between two looks at the backend
 PIECE_S = 0.03  # of the work before a job, at one go; Blender's window waits for so long
 
 _on_result: Callable[[Event], None] | None = None  # of the present job
+_scene = ""  # the name of the one that the present job was asked for in
 _where: tuple[str, str] | None = None  # the address and the keys that the connection is made with
 _shown: tuple = ()  # what the panels said when they were drawn last
 
@@ -38,21 +39,23 @@ def run_task(
     adds to the file is one undo step. Previews are asked for by `fields`, and are shown as they come. Raises ValueError
     or BackendError with a sentence for the user.
     """
-    global _on_result
+    global _on_result, _scene
     if session.job is not None:
         raise ValueError("A job is running already; wait for it or cancel it.")
     if session.about is None or HEADLESS:
         hello(bpy.context)
     session.start(task, fields, arrays)
-    _on_result = functools.partial(_bring_in, task, on_result)
+    _on_result, _scene = functools.partial(_bring_in, task, on_result), bpy.context.scene.name
     watch()
 
 
 def prepare(work: Iterator[tuple[str, int, int]]) -> None:
     """Do what comes before a job a piece at a time, so that the window stays alive: `work` yields (stage, step, steps)
     and calls `run_task` at its end. Without a window it is all done at once. Raises ValueError."""
+    global _scene
     if session.busy:
         raise ValueError("A job is running already; wait for it or cancel it.")
+    _scene = bpy.context.scene.name
     session.prepare(work)
     watch()
     session.advance(float("inf") if HEADLESS else PIECE_S)
@@ -113,9 +116,14 @@ def tick() -> float | None:
 
 
 def in_window() -> contextlib.AbstractContextManager:
-    """The first window as context: a timer has none of its own, which operators and undo want."""
-    windows = bpy.context.window_manager.windows
-    return bpy.context.temp_override(window=windows[0]) if windows else contextlib.nullcontext()
+    """A window and the scene of the job as context, whatever the windows show by now: a timer has none of its own."""
+    windows = list(bpy.context.window_manager.windows)
+    if not windows:
+        return contextlib.nullcontext()
+    scene = bpy.data.scenes.get(_scene, windows[0].scene)
+    window = next((x for x in windows if x.scene == scene), windows[0])
+    layer = window.view_layer if window.scene == scene else scene.view_layers[0]
+    return bpy.context.temp_override(window=window, scene=scene, view_layer=layer)
 
 
 def watch() -> None:

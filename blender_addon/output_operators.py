@@ -77,9 +77,12 @@ class Export(OnSplats, bpy.types.Operator):
                     raise ValueError(trouble)
                 placed = export.placed(arrays, matrix)
                 wanted = {name: placed[name] for name in splats.FIELDS}
-                _run(
-                    "export", {"format": self.format}, wanted, lambda event: export.write(path, [event.arrays["file"]])
-                )
+
+                def take_in(event: Event) -> None:
+                    export.write(path, [event.arrays["file"]])
+                    jobs.session.notes = [f"{path} is written."]
+
+                _run("export", {"format": self.format}, wanted, take_in)
                 return {"FINISHED"}
             self._writer = _Writer(path, arrays, matrix)
         except (ValueError, BackendError) as error:

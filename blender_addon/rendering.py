@@ -5,6 +5,7 @@ The first change of a setting keeps what the user had in the scene, for `restore
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -58,12 +59,22 @@ def is_linear(scene: bpy.types.Scene) -> bool:
 
 
 def change(scene: bpy.types.Scene, settings: dict[str, Any]) -> None:
-    """Set properties, given by their paths from the scene, and remember what they were before the first change."""
+    """Set properties, given by their paths from the scene, and remember what they were before the first change.
+
+    Raises ValueError with a sentence where this Blender lacks one: Cycles may be off, a studio's views may be others.
+    """
     before = json.loads(scene.get(_BEFORE, "{}"))
-    for path, value in settings.items():
-        before.setdefault(path, scene.path_resolve(path))
-        _set(scene, path, value)
-    scene[_BEFORE] = json.dumps(before)
+    try:
+        for path, value in settings.items():
+            before.setdefault(path, scene.path_resolve(path))
+            _set(scene, path, value)
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"{path} cannot be set to {value!r} here; enable Cycles, use Blender's own colour management, or set up the "
+            "render yourself."
+        ) from None
+    finally:
+        scene[_BEFORE] = json.dumps(before)
 
 
 def is_changed(scene: bpy.types.Scene) -> bool:
@@ -71,9 +82,10 @@ def is_changed(scene: bpy.types.Scene) -> bool:
 
 
 def restore(scene: bpy.types.Scene) -> None:
-    """Give every changed setting its earlier value."""
+    """Give every changed setting its earlier value; one that is there no more, an engine say, is left as it is."""
     for path, value in json.loads(scene.get(_BEFORE, "{}")).items():
-        _set(scene, path, value)
+        with contextlib.suppress(AttributeError, TypeError, ValueError):
+            _set(scene, path, value)
     for key in (_BEFORE, LINEAR):
         if key in scene:
             del scene[key]

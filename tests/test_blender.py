@@ -170,6 +170,16 @@ def check_cameras(folder):
     else:
         raise AssertionError("an orthographic camera has no K")
 
+    # a scene that no window shows
+    other = bpy.data.scenes.new("other")
+    other.camera = bpy.data.objects.new("mover", bpy.data.cameras.new("mover"))
+    other.collection.objects.link(other.camera)
+    for frame, x in ((1, 0), (10, 5)):
+        other.camera.location.x = x
+        other.camera.keyframe_insert("location", frame=frame)
+    assert bpy.context.scene == scene
+    assert np.allclose(cameras.path_of(None, other, [1, 10]).c2w[:, 0, 3], (0, 5))
+
 
 def test_cameras_are_exact(tmp_path):
     print(in_blender(check_cameras, tmp_path))

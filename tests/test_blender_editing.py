@@ -696,6 +696,19 @@ def check_filter_buttons(folder, extension):
     bpy.ops.ed.undo()
     assert len(editing.edits(bpy.data.objects["Scene Splats"])) == edits
 
+    # what another file owns is not changed here, where nothing would be saved; but it can be exported
+    library = folder / "library.blend"
+    bpy.ops.wm.save_as_mainfile(filepath=str(library))
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    install(extension)
+    with bpy.data.libraries.load(str(library), link=True) as (there, wanted):
+        wanted.collections = [name for name in there.collections if name == "Scene"]
+    bpy.context.scene.collection.children.link(wanted.collections[0])
+    bpy.context.view_layer.update()
+    select(bpy.data.objects["Scene Splats"])
+    assert not ops.add_edit.poll() and not ops.apply_splat_transform.poll()
+    assert ops.export_splats(filepath=str(folder / "linked.ply")) == {"FINISHED"}
+
 
 def test_filter_buttons(tmp_path, extension):
     in_blender(check_filter_buttons, tmp_path, extension)

@@ -23,8 +23,9 @@ class PixWorldRecipe:
     rendered_clean: int = 1  # clean views that are rendered and compared, at most
     novel: tuple[int, int] = (3, 3)  # fewest and most views that are rendered and compared but not seen
     generative_novel: tuple[int, int] = (1, 1)  # the same in a step with noisy views, all of which are rendered
-    # Holes show a random colour a scene, not the mean of the clean views: what is unsure must still be covered.
-    random_background: bool = True
+    # Whether holes show a random colour a scene instead of the mean of the clean views. It makes Gaussians opaque: see
+    # LOG.md beside the weights.
+    random_background: bool = False
     text_drop: float = 0.2
     # Scenes whose clean views carry sparse depth, as structure from motion gives it: log-uniform counts, with noise.
     hints: float = 0.65
@@ -63,7 +64,6 @@ PAPER_RECIPE = PixWorldRecipe(
     novel=(4, 8),
     generative_novel=(4, 8),
     hints=0.0,
-    random_background=False,
     time_floor=0.05,
     judged=0,
     recon_weight=1.0,
