@@ -128,9 +128,9 @@ def follow(
     poses, lenses, sizes = [], [], []
     for i, frame in enumerate(frames):
         yield "follow the camera", i, len(frames)
-        with at_frame(scene, frame), _in_context(scene):
+        with at_frame(scene, frame):
             seen = active(scene) if camera is None else camera
-            seen = seen.evaluated_get(bpy.context.evaluated_depsgraph_get())
+            seen = seen.evaluated_get(_evaluated(scene))
             K, width, height = intrinsics_of(seen, scene.render)
             poses.append(pose_of(seen))
             lenses.append(K)
@@ -159,11 +159,13 @@ def at_frame(scene: bpy.types.Scene, frame: int | None) -> Iterator[None]:
         scene.frame_set(before[0], subframe=before[1])
 
 
-def _in_context(scene: bpy.types.Scene) -> contextlib.AbstractContextManager:
-    """The scene as context: by the time that a timer asks, the window may show another one."""
+def _evaluated(scene: bpy.types.Scene) -> bpy.types.Depsgraph:
+    """The scene's own evaluation: by the time that a timer asks, the window may show another scene."""
     if bpy.context.scene == scene:
-        return contextlib.nullcontext()
-    return bpy.context.temp_override(scene=scene, view_layer=scene.view_layers[0])
+        return bpy.context.evaluated_depsgraph_get()
+    layer = scene.view_layers[0]
+    layer.update()
+    return layer.depsgraph
 
 
 def make(

@@ -116,14 +116,11 @@ def tick() -> float | None:
 
 
 def in_window() -> contextlib.AbstractContextManager:
-    """A window and the scene of the job as context, whatever the windows show by now: a timer has none of its own."""
+    """A window as context, of those that show the scene of the job if any does: a timer has none of its own, which
+    operators and undo want."""
     windows = list(bpy.context.window_manager.windows)
-    if not windows:
-        return contextlib.nullcontext()
-    scene = bpy.data.scenes.get(_scene, windows[0].scene)
-    window = next((x for x in windows if x.scene == scene), windows[0])
-    layer = window.view_layer if window.scene == scene else scene.view_layers[0]
-    return bpy.context.temp_override(window=window, scene=scene, view_layer=layer)
+    window = next((x for x in windows if x.scene.name == _scene), windows[0] if windows else None)
+    return contextlib.nullcontext() if window is None else bpy.context.temp_override(window=window)
 
 
 def watch() -> None:

@@ -70,8 +70,8 @@ def change(scene: bpy.types.Scene, settings: dict[str, Any]) -> None:
             _set(scene, path, value)
     except (AttributeError, TypeError, ValueError):
         raise ValueError(
-            f"{path} cannot be set to {value!r} here; enable Cycles, use Blender's own colour management, or set up the "
-            "render yourself."
+            f"{path} cannot be set to {value!r} here; enable Cycles, use Blender's own colour management, or set up "
+            "the render yourself."
         ) from None
     finally:
         scene[_BEFORE] = json.dumps(before)
