@@ -8,13 +8,14 @@ from bpy.props import EnumProperty, FloatProperty
 from mathutils import Matrix, Vector
 
 from . import alignment, editing, export, splats
-from .on_splats import UNDO, OnSplats, active_splats, to_world
+from .on_splats import UNDO, OnSplats, active_parts, active_splats, to_world
 
 
 class AlignFloor(OnSplats, bpy.types.Operator):
     """Turn and lift the scene so that its floor is at height 0"""
 
     bl_idname, bl_label, bl_options = "pixworld.align_floor", "Align Floor", UNDO
+    of_all = True
 
     by: EnumProperty(
         name="Floor",
@@ -33,7 +34,7 @@ class AlignFloor(OnSplats, bpy.types.Operator):
                 )
             plane = alignment.plane_through([x.matrix_world.translation for x in marks])
         else:
-            marks, arrays = [], editing.shown(obj)
+            marks, arrays = [], editing.shown_together(active_parts(context))
             plane = alignment.floor_of(to_world(obj, arrays["means"][arrays["opacities"] >= 0.5]))
         move_scene(obj, alignment.level(plane), marks)
         context.view_layer.update()
@@ -44,6 +45,7 @@ class SetDistance(OnSplats, bpy.types.Operator):
     """Scale the scene so that two selected objects, or one and the 3D cursor, are at a known distance"""
 
     bl_idname, bl_label, bl_options = "pixworld.set_distance", "Set Distance", UNDO
+    of_all = True
 
     distance: FloatProperty(name="Distance", description="Real distance", default=1, min=1e-6, unit="LENGTH")
 
@@ -91,9 +93,13 @@ class ApplyTransform(OnSplats, bpy.types.Operator):
 
 
 def markers(context: bpy.types.Context, obj: bpy.types.Object) -> list[bpy.types.Object]:
-    """The selected objects that mark places: all but splats and the root."""
+    """The selected objects that mark places: all but splats, the root and its parents."""
     root = export.root_of(obj)
-    return [x for x in context.selected_objects if x is not root and not splats.is_splats(x)]
+    holders = {root}
+    while root.parent is not None:
+        root = root.parent
+        holders.add(root)
+    return [x for x in context.selected_objects if x not in holders and not splats.is_splats(x)]
 
 
 def move_scene(obj: bpy.types.Object, matrix: np.ndarray, marks: list[bpy.types.Object]) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import bpy
 
-from . import passes, rendering, viewport
+from . import cameras, passes, rendering, viewport
 from .panels import paragraph
 
 
@@ -90,6 +90,10 @@ class DisplayPanel(bpy.types.Panel):
         layout.prop(context.scene, "pixworld_viewport")
         if viewport.problem:
             paragraph(layout, context, viewport.problem, "ERROR")
+        camera = context.scene.camera
+        if camera is not None and camera.type == "CAMERA" and camera.data.type in cameras.KINDS:
+            text = f"{camera.name} is {cameras.KINDS[camera.data.type]}: renders show splats rightly in perspective only"
+            paragraph(layout, context, text, "ERROR")
         column = layout.column(align=True)
         linear = rendering.is_linear(context.scene)
         column.label(text="Colours blend in linear light" if linear else "Colours as trained")

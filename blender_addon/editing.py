@@ -14,7 +14,7 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
-from . import shading, splats
+from . import export, shading, splats
 from .edit_nodes import GROUP, INPUTS, STAMP, group
 from .nodes import input_of, set_input
 
@@ -62,6 +62,21 @@ def shown(obj: bpy.types.Object) -> dict[str, np.ndarray]:
     Raises ValueError when the object is not in the present view layer or not visible in it.
     """
     return _shown(obj, [shading.modifier_of(obj)])[0]
+
+
+def shown_together(parts: Sequence[bpy.types.Object]) -> dict[str, np.ndarray]:
+    """What several objects show, as one set in the space of the first. Raises ValueError as `shown`, and for an object
+    that is stretched against the first."""
+    return together(parts, [shown(x) for x in parts])
+
+
+def together(parts: Sequence[bpy.types.Object], arrays: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Gaussians of several objects, each in its own space, as one set in the space of the first. Those of objects that
+    are placed alike stay as they are, bit for bit."""
+    if any(not x.matrix_world.determinant() for x in parts):
+        raise ValueError(f"{parts[0].name} is scaled to nothing; give it and its parents a scale.")
+    to_first = parts[0].matrix_world.inverted()
+    return joined(*(export.placed(a, np.array(to_first @ x.matrix_world)) for x, a in zip(parts, arrays)))
 
 
 def _shown(
@@ -127,16 +142,21 @@ def _replace(obj: bpy.types.Object, arrays: Mapping[str, np.ndarray], base: np.n
     attribute.data.foreach_set(_prop(attribute), whole.ravel())
 
 
-def joined(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Two sets of Gaussians as one, with the SH degree and the further attributes of the first; what the second
-    lacks of them is 1 (it is as sure as can be)."""
+def joined(first: Mapping[str, np.ndarray], *others: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Sets of Gaussians as one, with the SH degree and the further attributes of the first; what the others lack of
+    them is 1 (they are as sure as can be)."""
+    alike = [_like(first, x) for x in others]
+    return {name: np.concatenate([array, *(x[name] for x in alike)]) for name, array in first.items()}
+
+
+def _like(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The second set with the SH degree and the further attributes of the first."""
     k, n = first["sh"].shape[1], len(second["means"])
     sh = np.zeros((n, k, 3), np.float32)
     bands = min(k, second["sh"].shape[1])
     sh[:, :bands] = second["sh"][:, :bands]
     lacking = {name: np.ones(n, array.dtype) for name, array in first.items() if name not in splats.FIELDS}
-    rest = lacking | dict(second) | {"sh": sh}
-    return {name: np.concatenate([array, rest[name]]) for name, array in first.items()}
+    return lacking | dict(second) | {"sh": sh}
 
 
 def _base(cloud: bpy.types.PointCloud) -> np.ndarray:
@@ -182,6 +202,7 @@ def add_box(name: str, low: Sequence[float], high: Sequence[float], frame: Matri
     """Make an Empty whose cube spans `low` to `high` in a frame (a matrix to the world); link it yourself."""
     low, high = np.asarray(low, float), np.asarray(high, float)
     box = bpy.data.objects.new(name, None)
+    box[splats.MADE] = True
     box.empty_display_type, box.empty_display_size = "CUBE", 1.0
     half = np.maximum((high - low) / 2, 1e-6)
     box.matrix_world = frame @ Matrix.LocRotScale((low + high) / 2, None, half)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import bpy
 
-from . import editing
+from . import editing, export
 from .edit_nodes import INPUTS
 from .nodes import input_of
-from .on_splats import active_splats
+from .on_splats import active_parts, active_splats
 
 
 class EditPanel(bpy.types.Panel):
@@ -20,9 +20,11 @@ class EditPanel(bpy.types.Panel):
         return active_splats(context) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, obj = self.layout, active_splats(context)
-        layout.label(text=f"{obj.name}: {len(obj.data.points):,} Gaussians", icon="POINTCLOUD_DATA")
-        edits = editing.edits(obj)
+        layout, parts = self.layout, active_parts(context)
+        count = sum(len(x.data.points) for x in parts)
+        title = parts[0].name if len(parts) == 1 else f"{export.root_of(parts[0]).name}, {len(parts)} objects"
+        layout.label(text=f"{title}: {count:,} Gaussians", icon="POINTCLOUD_DATA")
+        edits = editing.edits(parts[0]) if len(parts) == 1 else []
         for modifier in edits:
             self._edit(layout.box(), modifier)
         row = layout.row(align=True)
@@ -51,8 +53,12 @@ class EditPanel(bpy.types.Panel):
         row.prop(modifier, "show_render", text="")
         row.operator("pixworld.remove_edit", text="", icon="X").name = modifier.name
         column = layout.column(align=True)
-        for wanted in INPUTS:
-            owner, path = input_of(modifier, wanted.name)
+        try:
+            inputs = [(wanted, *input_of(modifier, wanted.name)) for wanted in INPUTS]
+        except ValueError:
+            column.label(text="It cannot be shown: an input of its nodes was renamed", icon="ERROR")
+            return
+        for wanted, owner, path in inputs:
             if wanted.kind == "NodeSocketObject" and owner is modifier:
                 column.prop_search(owner, path, bpy.data, "objects", text=wanted.name)
             else:

@@ -41,8 +41,9 @@ def frame_of(obj: bpy.types.Object, frame: Frame) -> np.ndarray:
 
 
 def root_of(obj: bpy.types.Object) -> bpy.types.Object:
-    """The topmost parent: move, turn and scale a scene by it."""
-    while obj.parent is not None:
+    """The root of the scene that an object is in, by which it is moved, turned and scaled; of one that is in none, the
+    topmost parent."""
+    while splats.ROOT not in obj and obj.parent is not None:
         obj = obj.parent
     return obj
 

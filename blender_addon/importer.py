@@ -58,13 +58,14 @@ def add_scene(
     collection = bpy.data.collections.new(name)
     scene.collection.children.link(collection)
     root = bpy.data.objects.new(name, None)
+    root[splats.ROOT] = collection[splats.MADE] = True
     root.matrix_basis = Matrix(cameras.upright(photo.c2w for photo in photos) if world is None else world)
     collection.objects.link(root)
 
     holder = collection
     if by_photo is not None:
         holder = bpy.data.collections.new(f"{name} Splats")
-        holder[BY_PHOTO] = True
+        holder[BY_PHOTO] = holder[splats.MADE] = True
         collection.children.link(holder)
     clouds = [splats.make(f"{part} Splats", arrays, holder) for part, arrays in parts]
     for cloud in clouds:  # only now: to make a point cloud, some Blenders evaluate all that is shaded already
@@ -73,6 +74,7 @@ def add_scene(
         viewport.adopt(cloud, scene)
 
     inside = bpy.data.collections.new(f"{name} Cameras")
+    inside[splats.MADE] = True
     collection.children.link(inside)
     made = []
     means = gaussians["means"]

@@ -12,9 +12,17 @@ import bpy
 
 
 def input_of(modifier: bpy.types.Modifier, name: str) -> tuple[Any, str]:
-    """The owner and the path of an input of a Geometry Nodes modifier, as `layout.prop` wants them."""
-    sockets = modifier.node_group.interface.items_tree
-    key = next(s.identifier for s in sockets if s.item_type == "SOCKET" and s.in_out == "INPUT" and s.name == name)
+    """The owner and the path of an input of a Geometry Nodes modifier, as `layout.prop` wants them.
+
+    Raises ValueError when the user has renamed or removed it.
+    """
+    sockets = [s for s in modifier.node_group.interface.items_tree if s.item_type == "SOCKET" and s.in_out == "INPUT"]
+    key = next((s.identifier for s in sockets if s.name == name), None)
+    if key is None:
+        raise ValueError(
+            f"The node group {modifier.node_group.name} has no input {name!r} any more; give it this name again, or "
+            f"remove {modifier.name}."
+        )
     if hasattr(modifier, "properties"):  # from Blender 5.2 on
         return getattr(modifier.properties.inputs, key), "value"
     return modifier, f'["{key}"]'

@@ -11,27 +11,38 @@ from .backend.client import BackendError
 UNDO = {"REGISTER", "UNDO"}
 
 
-def active_splats(context: bpy.types.Context) -> bpy.types.Object | None:
-    """The splats that the buttons are about: the active object, or those of its scene when a camera, a box or the root
-    is active."""
+def active_parts(context: bpy.types.Context) -> list[bpy.types.Object]:
+    """The splats that the buttons are about: the active object, or all those of its scene when a camera, a box or the
+    root is active: one object or, by photo, several, of which those that are hidden do not count beside others."""
     obj = context.object
     if obj is None or splats.is_splats(obj):
-        return obj
-    return next((x for x in export.root_of(obj).children_recursive if splats.is_splats(x)), None)
+        return [] if obj is None else [obj]
+    found = [x for x in export.root_of(obj).children_recursive if splats.is_splats(x)]
+    parts = [x for x in found if export.root_of(x) == export.root_of(found[0])]  # of one scene
+    return [x for x in parts if x.visible_get()] or parts
+
+
+def active_splats(context: bpy.types.Context) -> bpy.types.Object | None:
+    """The first of the `active_parts`."""
+    return next(iter(active_parts(context)), None)
 
 
 class OnSplats:
     """Something that is done to the active splats; a ValueError or BackendError is shown to the user."""
 
     changes_them = True
+    of_all = False  # whether it is done to all objects of a scene with one for each photo
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        obj = active_splats(context)
-        if obj is None or context.mode != "OBJECT":
+        parts = active_parts(context)
+        if not parts or context.mode != "OBJECT":
             cls.poll_message_set("Select splats, in Object Mode")
             return False
-        if cls.changes_them and not (obj.is_editable and obj.data.is_editable):
+        if len(parts) > 1 and not cls.of_all:
+            cls.poll_message_set("This scene has splats in an object for each photo; select one of them")
+            return False
+        if cls.changes_them and not all(x.is_editable and x.data.is_editable for x in parts):
             cls.poll_message_set(
                 "These splats are linked from another file, which would lose the change; "
                 "make them local first (Object > Relations > Make Local > All)"

@@ -19,8 +19,7 @@ from . import rendering
 from .materials import attribute, glow, new, ours, quad_alpha
 from .nodes import Field, Graph
 
-DEPTH = "PixWorld Depth"
-NORMAL = "PixWorld Normal"
+DEPTH, NORMAL = rendering.PASSES
 
 
 def add(scene: bpy.types.Scene) -> None:
@@ -45,12 +44,12 @@ def _show_alike(part: bpy.types.LayerCollection, other: bpy.types.LayerCollectio
 
 
 def are_there(scene: bpy.types.Scene) -> bool:
-    return any(layer.name in (DEPTH, NORMAL) for layer in scene.view_layers)
+    return any(layer.name in rendering.PASSES for layer in scene.view_layers)
 
 
 def remove(scene: bpy.types.Scene) -> None:
     """Take the two view layers away."""
-    for layer in [x for x in scene.view_layers if x.name in (DEPTH, NORMAL)]:
+    for layer in [x for x in scene.view_layers if x.name in rendering.PASSES]:
         scene.view_layers.remove(layer)
 
 

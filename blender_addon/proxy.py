@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import bpy
 import numpy as np
 
-from .splats import is_splats
+from .splats import MADE, is_splats
 
 NAME = "Proxy"
 SHADOWS = "PixWorld Shadows"
@@ -48,7 +48,9 @@ def make(
     mesh.update(calc_edges=True)
     mesh.validate()
     obj = bpy.data.objects.new(name, mesh)
-    bpy.data.collections.new(name).objects.link(obj)
+    collection = bpy.data.collections.new(name)
+    collection.objects.link(obj)
+    obj[MADE] = collection[MADE] = True
     obj.parent = splats.parent
     obj.matrix_parent_inverse = splats.matrix_parent_inverse.copy()
     obj.matrix_basis = splats.matrix_basis.copy()

@@ -12,6 +12,7 @@ from typing import Any
 import bpy
 
 LINEAR = "pixworld_linear"  # property of a scene that the nodes of shading.py read: 1 where colours become linear
+PASSES = ("PixWorld Depth", "PixWorld Normal")  # the view layers of passes.py, which want a transparent film
 _BEFORE = "pixworld_render_before"
 
 _EVERY_LAYER = {  # fewer layers end in black; without a minimum, Russian roulette ends them at random
@@ -26,7 +27,6 @@ _AS_IS = {
     "view_settings.use_curve_mapping": False,
 }
 _PIXEL_CENTRES = {
-    "render.film_transparent": False,
     "render.filter_size": 0.0,
     "eevee.taa_render_samples": 1,
     "cycles.samples": 1,
@@ -38,8 +38,10 @@ _PIXEL_CENTRES = {
 
 
 def match_training(scene: bpy.types.Scene, engine: str = "CYCLES") -> None:
-    """Render what the splats were trained to show: colours as they are, each pixel sampled once at its centre."""
-    change(scene, {"render.engine": engine} | _AS_IS | _PIXEL_CENTRES | _EVERY_LAYER)
+    """Render what the splats were trained to show: colours as they are, each pixel sampled once at its centre. Where
+    there are passes, the film stays as it is. Raises ValueError as `change`."""
+    film = {} if any(x.name in PASSES for x in scene.view_layers) else {"render.film_transparent": False}
+    change(scene, {"render.engine": engine} | _AS_IS | film | _PIXEL_CENTRES | _EVERY_LAYER)
     scene[LINEAR] = 0
     _read_again(scene)
 

@@ -35,6 +35,7 @@ class Request(NamedTuple):
     world: np.ndarray | None  # [4 4] the frame of the result in Blender's world, where it is known
     card: dict[str, Any]
     changed: list[str]  # images that are not what they were when the card that is run again was made
+    scene: str  # the name of the one that the result is for
 
 
 class Named(NamedTuple):
@@ -76,7 +77,7 @@ def compose(task: str, scene: bpy.types.Scene, again: dict[str, Any] | None = No
         arrays |= {"c2w": np.linalg.inv(WORLD) @ named.path.c2w, "K": named.path.K, "sizes": named.path.sizes}
     card = {"task": task, "extension": __version__, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
     card |= {"settings": settings_of(settings), "photos": photos, "cameras": [] if named is None else _to_card(named)}
-    return Request(task, fields, arrays, None if named is None else WORLD, card, changed)
+    return Request(task, fields, arrays, None if named is None else WORLD, card, changed, scene.name)
 
 
 def settings_of(settings: bpy.types.PropertyGroup) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import bpy
 import numpy as np
 from mathutils import Matrix
 
-from . import cameras, importer, rendering, shading, splats, viewport
+from . import cameras, export, importer, rendering, shading, splats, viewport
 from .backend.client import Event
 from .requests import CARD, WORLD, Request, card_of
 
@@ -19,12 +19,17 @@ GAUSSIANS = ("means", "quats", "scales", "opacities", "sh")
 
 
 def bring_in(request: Request, about: Mapping[str, object], event: Event) -> list[str]:
-    """Add a result to the active scene; returns what the user should know: images that were left out, and why.
+    """Add a result to the scene that it was asked for in; returns what the user should know: images that were left
+    out and why, what could not be set up.
 
     `about` is the backend's answer to "hello", for the shot card. Raises KeyError, ValueError or IndexError when the
     result is not one.
     """
-    arrays, scene = event.arrays, bpy.context.scene
+    arrays, scene = event.arrays, bpy.data.scenes.get(request.scene)
+    notes = []
+    if scene is None:
+        scene = bpy.context.scene
+        notes.append(f"The scene {request.scene} is no longer there; the result is in {scene.name}.")
     sizes = arrays["sizes"]
     photos = [
         importer.PhotoCamera(
@@ -45,14 +50,17 @@ def bring_in(request: Request, about: Mapping[str, object], event: Event) -> lis
     backend = {name: about.get(name) for name in ("version", "device", "checkpoint", "hash")}
     result[CARD] = json.dumps(request.card | {"backend": backend})
     if scene.pixworld.match_training:
-        rendering.match_training(scene)
+        try:
+            rendering.match_training(scene)
+        except ValueError as error:  # the result is there all the same
+            notes.append(f"The render was not set up: {error}")
         if request.world is None and imported.cameras:
             cameras.look_through(imported.cameras[0], scene)
     bpy.context.view_layer.update()  # so that it knows the new objects
     show(scene.pixworld, result)
     report = event.header.get("report", {})
     left_out = [*report.get("skipped", []), *report.get("unregistered", [])]
-    return [f"{x['name']} was left out: {x['reason']}" for x in left_out]
+    return notes + [f"{x['name']} was left out: {x['reason']}" for x in left_out]
 
 
 # --- the preview
@@ -157,21 +165,39 @@ def show(settings: bpy.types.PropertyGroup, item: bpy.types.Object) -> None:
 
 
 def remove(item: bpy.types.Object) -> None:
-    """Remove a result with all that came with it: its root, the cameras with their photos, and what is left empty."""
-    root = item
-    while root.parent is not None:
-        root = root.parent
-    inside = {root, *root.children_recursive}
+    """Remove a result with all that came with it: its root, the cameras with their photos, and what is left empty.
+
+    Objects of the user's stay where they are, whatever they hang on, and so do other results.
+    """
+    bpy.context.view_layer.update()
+    root = export.root_of(item)
+    inside = {item, *(_parts(root) if splats.ROOT in root else ())}
+    for thing in inside:
+        for child in thing.children:
+            if child not in inside:
+                place = child.matrix_world.copy()
+                child.parent = None
+                child.matrix_world = place
     data = {x.data for x in inside if x.data is not None}
     images = {b.image for x in inside if x.type == "CAMERA" for b in x.data.background_images if b.image}
-    own = set(bpy.data.collections)  # not those that scenes are
-    collections = {collection for x in inside for collection in x.users_collection} & own
+    collections = {collection for x in inside for collection in x.users_collection}
+    collections |= {child for x in collections if splats.MADE in x for child in x.children_recursive}
     bpy.data.batch_remove(inside)
     bpy.data.batch_remove([x for x in data if not x.users])
     bpy.data.batch_remove([x for x in images if not x.users])
-    for collection in sorted(collections, key=lambda x: len(x.children_recursive)):
+    ours = [x for x in collections if splats.MADE in x]
+    for collection in sorted(ours, key=lambda x: len(x.children_recursive)):
         if not collection.objects and not collection.children:
             bpy.data.collections.remove(collection)
+
+
+def _parts(thing: bpy.types.Object) -> Iterator[bpy.types.Object]:
+    """A root, and what we made below it; other roots begin results of their own."""
+    if splats.ROOT in thing or splats.MADE in thing or splats.is_splats(thing) or "pixworld_size" in thing:
+        yield thing
+    for child in thing.children:
+        if splats.ROOT not in child:
+            yield from _parts(child)
 
 
 HANDLERS = (

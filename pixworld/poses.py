@@ -43,7 +43,7 @@ def poses_from_photos(photos: Sequence[Photo], size: int, *, seed: int = 0, on_p
     `about` tells the searches that were tried and the frame. Raises InputError when fewer than 2 could be registered.
     """
     if len(photos) < 2:
-        raise InputError("Structure from motion needs at least 2 photos of one place; give more photos, or --cameras.")
+        raise InputError("Structure from motion needs at least 2 photos of one place; give more photos, or cameras for them.")
     attempts: list[Attempt] = []
     searches = []
     for search in _SEARCHES:
@@ -58,7 +58,7 @@ def poses_from_photos(photos: Sequence[Photo], size: int, *, seed: int = 0, on_p
         raise InputError(
             f"No two of the {len(photos)} photos could be registered to each other: they show different places or "
             f"overlap too little (of {reasons[0][0]}: {reasons[0][1]}); take photos of one place in small steps "
-            "sideways, or give --cameras."
+            "sideways, or give cameras for them."
         )
     posed, frame = _undistorted(photos, best.models[0], size, seed, on_progress)
     return Poses(posed, reasons, {"source": "structure from motion", "searches": searches, **frame.about})

@@ -89,7 +89,7 @@ def reconstruct(
     train = [p for p in posed if p.name not in held]
     test = [p for p in posed if p.name in held]
     if not train:
-        raise InputError("no photo is left to reconstruct from; use more photos or a larger --holdout")
+        raise InputError("no photo is left to reconstruct from; use more photos, or hold out fewer")
     check_early_stop(options.refinement, len(train))
 
     if model is not None:  # the start from points is the plain one that the model is measured against
