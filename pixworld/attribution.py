@@ -1,9 +1,10 @@
-"""Which photo a Gaussian of a reconstruction belongs to: the one that shows it most."""
+"""Which photos a Gaussian of a reconstruction is seen in: the one that shows it most, and how many do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -15,14 +16,21 @@ from pixworld.sh import C0
 from pixworld.views import Views
 
 
-def shown_most(gaussians: Gaussians, photos: Sequence[Views]) -> Int[Tensor, " n"]:
-    """The index of the photo with the largest share of each Gaussian; -1 where no photo shows it. A tie goes to the
-    first."""
+class Shown(NamedTuple):
+    """How a set of photos shows Gaussians."""
+
+    most: Int[Tensor, " n"]  # index of the photo with the largest share of each, the first of equals; -1 without any
+    photos: Float[Tensor, " n"]  # how many share in it, (sum s)^2 / sum s^2: what only one shows may be anywhere
+
+
+def shown(gaussians: Gaussians, photos: Sequence[Views]) -> Shown:
+    """Which photo shows each Gaussian most, and in how many it has a share; see `shares`."""
     best = torch.full((len(gaussians),), -1, device=gaussians.means.device)
-    most = gaussians.means.new_zeros(len(gaussians))
+    most, total, squares = (gaussians.means.new_zeros(len(gaussians)) for _ in range(3))
     for i, share in enumerate(shares(gaussians, photos)):
         best, most = torch.where(share > most, i, best), torch.maximum(share, most)
-    return best
+        total, squares = total + share, squares + share * share
+    return Shown(best, total.square() / squares.clamp_min(torch.finfo(squares.dtype).tiny))
 
 
 def shares(gaussians: Gaussians, photos: Sequence[Views]) -> Iterator[Float[Tensor, " n"]]:

@@ -43,7 +43,9 @@ def poses_from_photos(photos: Sequence[Photo], size: int, *, seed: int = 0, on_p
     `about` tells the searches that were tried and the frame. Raises InputError when fewer than 2 could be registered.
     """
     if len(photos) < 2:
-        raise InputError("Structure from motion needs at least 2 photos of one place; give more photos, or cameras for them.")
+        raise InputError(
+            "Structure from motion needs at least 2 photos of one place; give more photos, or cameras for them."
+        )
     attempts: list[Attempt] = []
     searches = []
     for search in _SEARCHES:

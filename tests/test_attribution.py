@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pixworld.attribution import shares, shown_most
+from pixworld.attribution import shares, shown
 from pixworld.cameras import Cameras
 from pixworld.gaussians import Gaussians
 from pixworld.render import render
@@ -35,9 +35,11 @@ def test_shares_are_the_weights_of_blending(arc, cloud, masked):
     photos = list(photos_of(cameras, masks))
     with torch.no_grad():
         found = torch.stack(list(shares(gaussians, photos)))
-        labels = shown_most(gaussians, photos)
+        labels, count = shown(gaussians, photos)
     torch.testing.assert_close(found, weights, rtol=1e-9, atol=1e-9)
     expected = torch.where(weights.amax(0) > 0, weights.argmax(0), -1)
+    effective = weights.sum(0).square() / weights.square().sum(0).clamp_min(1e-300)
+    torch.testing.assert_close(count, effective, rtol=1e-9, atol=1e-9)
     assert torch.equal(labels, expected) and set(labels.tolist()) >= {0, 1, 2}
 
 
@@ -58,10 +60,11 @@ def test_a_wall_hides_what_is_behind_it():
     opacities[3] = 0.003
     quats, scales = torch.tensor([[1.0, 0, 0, 0]]).expand(n, 4), torch.full((n, 3), 0.3)
     gaussians = Gaussians(means, quats, scales, opacities, torch.full((n, 1, 3), -9.0))
-    labels = shown_most(gaussians, list(photos_of(Cameras(c2w, K, 24, 32))))
+    labels, count = shown(gaussians, list(photos_of(Cameras(c2w, K, 24, 32))))
     assert labels[:4].tolist() == [0, 1, -1, -1]
+    assert count[:4].tolist() == pytest.approx([1, 1, 0, 0], abs=1e-3)
 
 
 def test_without_photos_or_gaussians(arc, cloud):
-    assert shown_most(cloud(5), []).tolist() == [-1] * 5
-    assert shown_most(cloud(5).select(torch.zeros(5, dtype=torch.bool)), list(photos_of(arc(2)))).tolist() == []
+    assert shown(cloud(5), []).most.tolist() == [-1] * 5
+    assert shown(cloud(5).select(torch.zeros(5, dtype=torch.bool)), list(photos_of(arc(2)))).most.tolist() == []

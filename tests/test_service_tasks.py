@@ -166,6 +166,9 @@ def test_reconstruct_says_which_photo_shows_a_gaussian(client):
         assert train[int(torch.stack(weights).argmax())] == labels[n]
     last, _ = result_of(client, "reconstruct", fields, sent)
     assert "photo" not in last.arrays
+    confidence = last.arrays["confidence"]
+    assert confidence.shape == last.arrays["opacities"].shape and confidence.dtype == np.float32
+    assert confidence.min() >= 0 and 1 < confidence.max() <= len(names)
     last, _ = do(client, "reconstruct", {**fields, "by_photo": 1}, sent)
     assert last.header["code"] == "BAD_FIELD"
 

@@ -9,6 +9,7 @@ arrays   photos, in the order of names; cameras
 result   photos: [{name, split}] of the photos that have a camera; split is "train" or "holdout"
          report: what report.json holds
 arrays   Gaussians; cameras of `photos`, in their frame; photos: JPEG files, undistorted, at the size of their cameras;
+         confidence f4 [n]: in how many photos a Gaussian has a share, 1 or less for what may be anywhere;
          with by_photo, photo i4 [n]: an index of `photos`, never of a "holdout", or -1 where none shows the Gaussian
 """
 
@@ -36,6 +37,7 @@ from backend.tasks.arrays import (
 from backend.worker import Reporter
 
 if TYPE_CHECKING:
+    from pixworld.attribution import Shown
     from pixworld.reconstruct import Reconstruction
     from pixworld.refine import Progress
 
@@ -61,18 +63,23 @@ def reconstruct(fields: Header, arrays: Arrays, device: str, report: Reporter) -
     cameras = posed_cameras(result)
     out = gaussian_arrays(result.scene.gaussians) | camera_arrays([c.cameras for c in cameras])
     out |= {f"photo/{i}": jpeg(tensor_to_image(p.views.images[0])) for i, p in enumerate(result.photos)}
+    shown = _shown(result, exact=by_photo, device=device, report=report)
+    out["confidence"] = shown.photos.cpu().numpy()
     if by_photo:
-        out["photo"] = _photo_of(result, device, report)
+        made = [i for i, photo in enumerate(result.photos) if photo.name not in result.holdout]
+        out["photo"] = np.array([*made, -1], np.int32)[shown.most.cpu().numpy()]  # -1 is the last
     return {"photos": [{"name": c.name, "split": c.split} for c in cameras], "report": result.report}, out
 
 
-def _photo_of(result: Reconstruction, device: str, report: Reporter) -> np.ndarray:
-    """i4 [n]: the index of the photo, of those that made the Gaussians, that shows each most; -1 where none does."""
-    from pixworld.attribution import shown_most
+def _shown(result: Reconstruction, exact: bool, device: str, report: Reporter) -> Shown:
+    """By the photos that made the Gaussians, at half their size where a count is all that is asked for."""
+    from pixworld.attribution import shown
     from pixworld.reconstruct import choose_device
+    from pixworld.refine import half
 
-    kept = [i for i, photo in enumerate(result.photos) if photo.name not in result.holdout]
     report("attribute", 0, 1)
-    labels = shown_most(result.scene.gaussians.to(choose_device(device)), [result.photos[i].views for i in kept])
+    photos = [photo.views for photo in result.photos if photo.name not in result.holdout]
+    photos = photos if exact else [half(photo) for photo in photos]
+    found = shown(result.scene.gaussians.to(choose_device(device)), photos)
     report("attribute", 1, 1)
-    return np.array([*kept, -1], np.int32)[labels.cpu().numpy()]  # -1 is the last
+    return found
