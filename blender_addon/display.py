@@ -92,7 +92,8 @@ class DisplayPanel(bpy.types.Panel):
             paragraph(layout, context, viewport.problem, "ERROR")
         camera = context.scene.camera
         if camera is not None and camera.type == "CAMERA" and camera.data.type in cameras.KINDS:
-            text = f"{camera.name} is {cameras.KINDS[camera.data.type]}: renders show splats rightly in perspective only"
+            kind = cameras.KINDS[camera.data.type]
+            text = f"{camera.name} is {kind}: renders show splats rightly in perspective only"
             paragraph(layout, context, text, "ERROR")
         column = layout.column(align=True)
         linear = rendering.is_linear(context.scene)

@@ -15,6 +15,7 @@ from typing import Literal
 
 import bpy
 import numpy as np
+from mathutils import Matrix
 
 from . import cameras, splats
 
@@ -46,6 +47,13 @@ def root_of(obj: bpy.types.Object) -> bpy.types.Object:
     while splats.ROOT not in obj and obj.parent is not None:
         obj = obj.parent
     return obj
+
+
+def world_of(obj: bpy.types.Object) -> Matrix:
+    """The matrix of an object to the world, also of a hidden one, which Blender does not keep up to date."""
+    if obj.visible_get() or obj.parent is None or obj.parent_type != "OBJECT" or obj.constraints:
+        return obj.matrix_world.copy()
+    return world_of(obj.parent) @ obj.matrix_parent_inverse @ obj.matrix_basis
 
 
 def placed(arrays: Mapping[str, np.ndarray], matrix: np.ndarray) -> dict[str, np.ndarray]:

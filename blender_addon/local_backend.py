@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 LAST_LINES = 5  # of the log, that a failure shows
+GRACE_S = 10.0  # for the process to end by itself
 
 
 class LocalBackend:
@@ -17,6 +19,7 @@ class LocalBackend:
         self.log: Path | None = None  # of the last start
         self.last_lines: list[str] = []  # of the log, as of the last failure
         self.address = ""
+        self._ending: threading.Thread | None = None  # waits for the last process
 
     @property
     def running(self) -> bool:
@@ -26,6 +29,8 @@ class LocalBackend:
         """Start it; with a client.json it lets in who has that. Raises ValueError with a sentence for the user."""
         if self.running:
             return
+        if self._ending is not None and self._ending.is_alive():
+            raise ValueError("The backend that was stopped is still ending; try again in some seconds.")
         if not Path(python).is_file():
             raise ValueError(
                 f"There is no Python at {python!r}; in the add-on's preferences, choose that of your PixWorld install, "
@@ -61,13 +66,24 @@ class LocalBackend:
         if self.log is not None and self.log.is_file():
             self.last_lines = self.log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
 
-    def stop(self) -> None:
-        """End the process and wait until it is gone."""
+    def end(self) -> None:
+        """End the process, without waiting for it."""
         if self.process is not None:
             self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            self._ending = threading.Thread(target=_see_off, args=(self.process,), name="PixWorld backend")
+            self._ending.start()
             self.process = None
+
+    def stop(self) -> None:
+        """End the process and wait until it is gone."""
+        self.end()
+        if self._ending is not None:
+            self._ending.join()
+
+
+def _see_off(process: subprocess.Popen) -> None:
+    try:
+        process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

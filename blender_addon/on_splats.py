@@ -11,14 +11,19 @@ from .backend.client import BackendError
 UNDO = {"REGISTER", "UNDO"}
 
 
-def active_parts(context: bpy.types.Context) -> list[bpy.types.Object]:
-    """The splats that the buttons are about: the active object, or all those of its scene when a camera, a box or the
-    root is active: one object or, by photo, several, of which those that are hidden do not count beside others."""
+def all_parts(context: bpy.types.Context) -> list[bpy.types.Object]:
+    """The active object if it is splats, or all those of its scene when a camera, a box or the root is active: one
+    object or, by photo, several."""
     obj = context.object
     if obj is None or splats.is_splats(obj):
         return [] if obj is None else [obj]
     found = [x for x in export.root_of(obj).children_recursive if splats.is_splats(x)]
-    parts = [x for x in found if export.root_of(x) == export.root_of(found[0])]  # of one scene
+    return [x for x in found if export.root_of(x) == export.root_of(found[0])]  # of one scene
+
+
+def active_parts(context: bpy.types.Context) -> list[bpy.types.Object]:
+    """The splats that the buttons are about: of `all_parts`, those that are hidden do not count beside others."""
+    parts = all_parts(context)
     return [x for x in parts if x.visible_get()] or parts
 
 
@@ -42,7 +47,7 @@ class OnSplats:
         if len(parts) > 1 and not cls.of_all:
             cls.poll_message_set("This scene has splats in an object for each photo; select one of them")
             return False
-        if cls.changes_them and not all(x.is_editable and x.data.is_editable for x in parts):
+        if cls.changes_them and not all(x.is_editable and x.data.is_editable for x in all_parts(context)):
             cls.poll_message_set(
                 "These splats are linked from another file, which would lose the change; "
                 "make them local first (Object > Relations > Make Local > All)"

@@ -155,7 +155,7 @@ class StartBackend(bpy.types.Operator):
             session.error = ""
             session.connect(wanted.address, jobs.keys_of(wanted))
         except (ValueError, BackendError) as error:
-            local.stop()
+            local.end()
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         jobs.watch()
@@ -174,7 +174,7 @@ class StopBackend(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         session.close()
-        local.stop()
+        local.end()
         return {"FINISHED"}
 
 

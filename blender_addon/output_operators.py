@@ -12,7 +12,7 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, St
 
 from . import editing, export, jobs, proxy, regenerate, splats
 from .backend.client import BackendError, Event
-from .on_splats import OnBackend, OnSplats, active_splats
+from .on_splats import OnBackend, OnSplats, active_parts, all_parts
 
 # --- files
 
@@ -21,7 +21,7 @@ class Export(OnSplats, bpy.types.Operator):
     """Save the splats as edited; every format but PLY is written by the backend"""
 
     bl_idname, bl_label = "pixworld.export_splats", "Export Splats"
-    changes_them = False
+    changes_them, of_all = False, True
 
     filepath: StringProperty(subtype="FILE_PATH")
     format: EnumProperty(
@@ -48,7 +48,9 @@ class Export(OnSplats, bpy.types.Operator):
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         if not self.filepath:
-            self.filepath = bpy.path.clean_name(active_splats(context).name) + f".{self.format}"
+            parts = active_parts(context)
+            name = parts[0].name if len(parts) == 1 else export.root_of(parts[0]).name
+            self.filepath = bpy.path.clean_name(name) + f".{self.format}"
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 
@@ -63,13 +65,13 @@ class Export(OnSplats, bpy.types.Operator):
         return path.with_name((path.stem if known else path.name) + f".{self.format}")
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        obj, path = active_splats(context), Path(bpy.path.abspath(str(self._path())))
+        parts, path = active_parts(context), Path(bpy.path.abspath(str(self._path())))
         try:
             if path.name == f".{self.format}":
                 raise ValueError("No file name was given; type one.")
             if not path.parent.is_dir():
                 raise ValueError(f"{path.parent} is not a folder; choose one that exists.")
-            arrays, matrix = editing.shown(obj), export.frame_of(obj, self.frame)
+            arrays, matrix = editing.shown_together(parts), export.frame_of(parts[0], self.frame)
             if not len(arrays["means"]):
                 raise ValueError("The filters hide every Gaussian; loosen them first.")
             if self.format != "ply":
@@ -152,7 +154,7 @@ class AddProxy(OnBackend, bpy.types.Operator):
     """Make a mesh of the splats' surface, for shadows and collisions"""
 
     bl_idname, bl_label = "pixworld.add_proxy", "Make Proxy Mesh"
-    changes_them = False
+    changes_them, of_all = False, True
 
     resolution: IntProperty(name="Resolution", description="Cells along the longest side", default=192, min=16, max=384)
     ratio: FloatProperty(
@@ -172,7 +174,7 @@ class AddProxy(OnBackend, bpy.types.Operator):
     def act(self, context: bpy.types.Context, obj: bpy.types.Object) -> None:
         if self.catcher:
             proxy.check(context.scene)
-        shown = editing.shown(obj)
+        shown = editing.shown_together(active_parts(context))
         arrays = {name: shown[name] for name in splats.FIELDS} | regenerate.views_of(obj, context.scene)
         name, scene = obj.name, context.scene.name
         how = {"ratio": self.ratio, "catcher": self.catcher, "collision": self.collision}
@@ -186,9 +188,10 @@ class AddProxy(OnBackend, bpy.types.Operator):
 
 
 class Regenerate(OnBackend, bpy.types.Operator):
-    """Generate what is inside the box anew, to fit what is outside it"""
+    """Generate what is inside the box anew, to fit what is outside it and shown"""
 
     bl_idname, bl_label = "pixworld.regenerate", "Re-generate in Box"
+    of_all = True
 
     box: StringProperty(name="Box", description="An object: the cube from -1 to 1 of its own space counts")
     prompt: StringProperty(name="Prompt", description="What to generate; may be empty")
@@ -202,7 +205,11 @@ class Regenerate(OnBackend, bpy.types.Operator):
     seed: IntProperty(name="Seed", description="The same seed gives the same result", default=0, min=0)
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        used = (editing.value_of(m, "Box") for m in editing.edits(active_splats(context)))
+        try:
+            used = [editing.value_of(m, "Box") for x in active_parts(context) for m in editing.edits(x)]
+        except ValueError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
         box = next((x for x in used if x is not None), None)
         if box is not None:
             self.box = box.name
@@ -218,8 +225,8 @@ class Regenerate(OnBackend, bpy.types.Operator):
     def act(self, context: bpy.types.Context, obj: bpy.types.Object) -> None:
         if self.box not in context.scene.objects:
             raise ValueError("No box was chosen; add a crop box, place it, and choose it here.")
-        box = regenerate.box_of(obj, context.scene.objects[self.box])
-        arrays = regenerate.arrays_for(obj, context.scene)
+        boxes = {x.name: regenerate.box_of(x, context.scene.objects[self.box]) for x in all_parts(context)}
+        arrays = regenerate.arrays_for(active_parts(context), context.scene)
         if not len(arrays["c2w"]):
             raise ValueError("These splats have no cameras; make a perspective camera that sees the box active.")
         name = obj.name
@@ -232,9 +239,11 @@ class Regenerate(OnBackend, bpy.types.Operator):
         }
 
         def take_in(event: Event) -> None:
-            regenerate.take_in(_still(name), box, event.arrays)
+            others = [(bpy.data.objects.get(other), box) for other, box in boxes.items() if other != name]
+            found = [(x, box) for x, box in others if splats.is_splats(x)]
+            regenerate.take_in(_still(name), boxes[name], event.arrays, found)
 
-        _run("regenerate", fields, arrays | {"box": box}, take_in)
+        _run("regenerate", fields, arrays | {"box": boxes[name]}, take_in)
 
 
 CLASSES = (Export, AddProxy, Regenerate)

@@ -3,7 +3,7 @@ made of the inside of the box."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 import bpy
@@ -14,10 +14,21 @@ from . import cameras, editing, export, splats
 MAX_VIEWS = 256  # cameras that are sent, spread over those that there are
 
 
-def arrays_for(obj: bpy.types.Object, scene: bpy.types.Scene) -> dict[str, np.ndarray]:
-    """The Gaussians of a splat object as they are, and the cameras around them, as the tasks want them."""
-    gaussians = splats.arrays_of(obj)
-    return {name: gaussians[name] for name in splats.FIELDS} | views_of(obj, scene)
+def arrays_for(parts: Sequence[bpy.types.Object], scene: bpy.types.Scene) -> dict[str, np.ndarray]:
+    """The Gaussians of splat objects that no filter hides and the cameras around them, in the space of the first, as
+    the tasks want them. Colours are those stored: the filters will change those of the new Gaussians, too.
+
+    Raises ValueError when an object is hidden, when nothing is left of them, and as `views_of`.
+    """
+    left = [_subset(splats.arrays_of(x), editing.kept(x)) for x in parts]
+    gaussians = editing.together(parts, left)
+    if not len(gaussians["means"]):
+        raise ValueError("The filters hide every Gaussian; loosen them first.")
+    return {name: gaussians[name] for name in splats.FIELDS} | views_of(parts[0], scene)
+
+
+def _subset(arrays: Mapping[str, np.ndarray], which: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: array[which] for name, array in arrays.items()}
 
 
 def views_of(obj: bpy.types.Object, scene: bpy.types.Scene) -> dict[str, np.ndarray]:
@@ -68,21 +79,33 @@ def _render_of(camera: bpy.types.Object) -> SimpleNamespace:
 
 def box_of(obj: bpy.types.Object, box: bpy.types.Object) -> np.ndarray:
     """Matrix [4 4] that takes the cube [-1, 1]^3 of a box object to the space of the splats. ValueError if flat."""
-    matrix = np.array(obj.matrix_world.inverted() @ box.matrix_world, float)
+    world = export.world_of(obj)
+    if not world.determinant():
+        raise ValueError(f"{obj.name} is scaled to nothing; give it and its parents a scale.")
+    matrix = np.array(world.inverted() @ export.world_of(box), float)
     if abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
         raise ValueError(f"The box {box.name} is flat; scale it up.")
     matrix[3] = (0, 0, 0, 1)  # exactly
     return matrix
 
 
-def take_in(obj: bpy.types.Object, box: np.ndarray, made: Mapping[str, np.ndarray]) -> int:
-    """Replace what is in a box (of `box_of`) by other Gaussians; all else stays bit for bit. How many were added.
+def take_in(
+    obj: bpy.types.Object,
+    box: np.ndarray,
+    made: Mapping[str, np.ndarray],
+    others: Sequence[tuple[bpy.types.Object, np.ndarray]] = (),
+) -> int:
+    """Replace what is in a box (of `box_of`) by other Gaussians, hidden or not; all else stays bit for bit. How many
+    were added. From `others`, each with the box in its own space, what is in it is removed.
 
     Of those that the backend made, only what is in the box counts. Raises ValueError when none of them is.
     """
     inside = np.flatnonzero(editing.in_box(made["means"], box))
     if not len(inside):
         raise ValueError("The backend made nothing inside the box; make it larger, or try another seed.")
-    outside = np.flatnonzero(~editing.in_box(splats.arrays_of(obj)["means"], box))
-    editing.keep(obj, outside, {name: made[name][inside] for name in splats.FIELDS})
+    new = _subset({name: made[name] for name in splats.FIELDS}, inside)
+    for part, its_box, added in ((obj, box, new), *((x, b, None) for x, b in others)):
+        within = editing.in_box(splats.arrays_of(part)["means"], its_box)
+        if added is not None or within.any():
+            editing.keep(part, np.flatnonzero(~within), added)
     return len(inside)

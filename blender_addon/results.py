@@ -175,7 +175,7 @@ def remove(item: bpy.types.Object) -> None:
     for thing in inside:
         for child in thing.children:
             if child not in inside:
-                place = child.matrix_world.copy()
+                place = export.world_of(child)
                 child.parent = None
                 child.matrix_world = place
     data = {x.data for x in inside if x.data is not None}

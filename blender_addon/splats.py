@@ -17,7 +17,7 @@ from .harmonics import C0, rotate
 
 FIELDS = ("means", "quats", "scales", "opacities", "sh")
 ROOT = "pixworld_root"  # marks the Empty that a scene's splats and cameras are placed by
-MADE = "pixworld_made"  # marks what else we add around splats: collections, boxes, meshes; it goes when they are removed
+MADE = "pixworld_made"  # marks what else we add: collections, boxes, meshes; it goes when the splats are removed
 NATIVE = "GAUSSIAN_SPLAT"  # the type of a native splat datablock
 _VALUES = {  # attribute type -> name and width of its values
     "INT": ("value", 1), "FLOAT": ("value", 1), "FLOAT_VECTOR": ("vector", 3),

@@ -478,8 +478,8 @@ def check_local_backend(folder, extension):
     process = operators.local.process
     pump_until(operators, lambda: operators.session.connected, 40)
     assert bpy.ops.pixworld.test_backend() == {"FINISHED"}
-    assert bpy.ops.pixworld.stop_backend() == {"FINISHED"}
-    assert process.poll() is not None and not operators.local.running
+    assert bpy.ops.pixworld.stop_backend() == {"FINISHED"} and not operators.local.running
+    pump_until(operators, lambda: process.poll() is not None, 10)
     assert "no backend answers" in reports(bpy.ops.pixworld.test_backend)
 
     preferences.address = "tcp://10.0.0.1:5555"  # not this computer: the backend refuses and ends

@@ -614,7 +614,7 @@ def surfaces(n=6000):
     return arrays
 
 
-def a_reconstruction():
+def a_reconstruction(by_photo=None):
     """`surfaces` with three cameras, as the importer brings them in; selected and active."""
     import bpy
 
@@ -623,7 +623,7 @@ def a_reconstruction():
     c2w[:, 0, 3] = (-0.5, 0, 0.5)
     K = np.array([[80.0, 0, 48], [0, 80, 36], [0, 0, 1]])
     photos = [importer.PhotoCamera(f"{i}.jpg", c2w[i], K, 96, 72, "train") for i in range(3)]
-    imported = importer.add_scene("Scene", surfaces(), photos, bpy.context.scene)
+    imported = importer.add_scene("Scene", surfaces(), photos, bpy.context.scene, by_photo=by_photo)
     select(imported.splats)
     bpy.context.view_layer.update()
     return imported.splats, imported.splats.parent
@@ -845,6 +845,91 @@ def check_backend_buttons(folder, extension, service):
     bpy.data.objects.remove(cloud)
     finish("error")
     assert "no longer there" in jobs.session.error
+
+
+def check_parts(folder, extension, service):
+    """With one object a photo, the buttons are about all of them while the root is active; filters are of one."""
+    import bpy
+    from mathutils import Matrix
+
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    install(extension)
+    bpy.context.preferences.addons[MODULE].preferences.address = service
+    ops, jobs, editing, splats = bpy.ops.pixworld, module("jobs"), module("editing"), module("splats")
+    labels = np.full(6000, -1, np.int32)
+    labels[:3000], labels[3000:5500] = 0, 2  # the ball, most of the floor; the rest of it is of no photo
+    first, root = a_reconstruction(labels)
+    parts = [bpy.data.objects[f"{name} Splats"] for name in ("0.jpg", "2.jpg", "No Photo")]
+    ball, floor, rest = parts
+    assert first == ball
+    rest.location.x += 0.1  # not as the others
+    select(root)
+
+    def finish():
+        deadline = time.monotonic() + 60
+        while jobs.session.state not in ("done", "error", "cancelled"):
+            assert time.monotonic() < deadline, jobs.session.state
+            jobs.tick()
+            time.sleep(0.01)
+        assert jobs.session.state == "done", jobs.session.error
+
+    sent, run_task = {}, jobs.run_task
+
+    def spy(task, fields, arrays, on_result):
+        sent[task] = arrays
+        run_task(task, fields, arrays, on_result)
+
+    jobs.run_task = spy
+    assert not ops.add_edit.poll() and not ops.decimate.poll() and not ops.apply_splat_transform.poll()
+    select(floor)
+    ops.add_edit()
+    (edit,) = editing.edits(floor)
+    editing.set_values(edit, budget=400)
+    select(root)
+    assert ops.export_splats(filepath=str(folder / "all.ply")) == {"FINISHED"}
+    rest.hide_viewport = True
+    assert ops.export_splats(filepath=str(folder / "shown.ply")) == {"FINISHED"}
+
+    # the floor is found, though the first part is a ball
+    editing.set_values(edit, budget=0)
+    root.matrix_world = Matrix.Rotation(0.2, 4, "X") @ root.matrix_world
+    bpy.context.view_layer.update()
+    assert ops.align_floor() == {"FINISHED"}
+    bpy.context.view_layer.update()
+    means = splats.arrays_of(floor)["means"]
+    heights = (means @ np.array(floor.matrix_world)[:3, :3].T + np.array(floor.matrix_world)[:3, 3])[:, 2]
+    assert np.abs(heights).max() < 0.01
+
+    root.location.z += 1  # while a part is hidden
+    bpy.context.view_layer.update()
+    assert ops.add_proxy(resolution=64, catcher=False) == {"FINISHED"}
+    finish()
+    assert len(sent["mesh"]["means"]) == 5500 and any(x.type == "MESH" for x in root.children)
+
+    # in a box that holds the whole ball and some of the floor
+    box = editing.add_box("Box", (-0.9, -0.9, 3.1), (0.9, 1.2, 4.9), ball.matrix_world)
+    bpy.context.scene.collection.objects.link(box)
+    editing.set_values(edit, minimum_opacity=0.99)  # hides all of the floor that is shown
+    bpy.context.view_layer.update()
+    stored = [splats.arrays_of(x) for x in parts]
+    shift = np.array([[0, 0, 0], [0, 0, 0], [0.1, 0, 0]])
+    within = [editing.in_box(x["means"] + d, module("regenerate").box_of(ball, box)) for x, d in zip(stored, shift)]
+    assert within[0].all() and within[1].any() and within[2].any()
+    select(root)
+    assert ops.regenerate(box="Box", steps=3, seed=4, guidance=2.0) == {"FINISHED"}
+    finish()
+    assert len(sent["regenerate"]["means"]) == 3000
+    assert 200 < len(ball.data.points) < 400  # all of them new
+    for part, arrays, inside in list(zip(parts, stored, within))[1:]:
+        assert_same(splats.arrays_of(part), subset(arrays, ~inside))
+
+
+def test_buttons_are_about_all_parts(tmp_path, extension, service):
+    from pixworld.splats import load_splats
+
+    in_blender(check_parts, tmp_path, extension, service)
+    assert len(load_splats(tmp_path / "all.ply")) == 3000 + 400 + 500
+    assert len(load_splats(tmp_path / "shown.ply")) == 3000 + 400
 
 
 def test_backend_buttons(tmp_path, extension, service):

@@ -751,6 +751,178 @@ def test_work_before_a_job(tmp_path, extension, photos):
     in_blender(check_long_work, tmp_path, extension, photos)
 
 
+def check_stop(folder, extension):
+    """A backend that does not want to end holds nobody up, but is gone when the extension is."""
+    import bpy
+
+    operators, _settings = set_up(extension, "tcp://127.0.0.1:9")
+    blender.module("local_backend").GRACE_S = 1.0
+    script = folder / "python"
+    script.write_text(f"#!/bin/sh\ntrap '' TERM\ntouch {folder}/up\nwhile :; do sleep 0.1; done\n")
+    script.chmod(0o755)
+    bpy.context.preferences.addons[blender.MODULE].preferences.python = str(script)
+    bpy.ops.pixworld.start_backend()
+    process, deadline = operators.local.process, time.monotonic() + 10
+    while not (folder / "up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    began = time.monotonic()
+    assert bpy.ops.pixworld.stop_backend() == {"FINISHED"}
+    assert "still ending" in refusal(bpy.ops.pixworld.start_backend)
+    assert time.monotonic() - began < 0.5 and process.poll() is None and not operators.local.running
+    bpy.ops.preferences.addon_disable(module=blender.MODULE)
+    assert process.poll() is not None
+
+
+def test_stopping_waits_for_nobody(tmp_path, extension):
+    in_blender(check_stop, tmp_path, extension)
+
+
+def check_remove(folder, extension):
+    """Only what came with a result goes with it; what is the user's stays where it is."""
+    import bpy
+    from mathutils import Matrix
+
+    set_up(extension, "tcp://127.0.0.1:9")
+    importer, results, editing, proxy = map(blender.module, ("importer", "results", "editing", "proxy"))
+    scene = bpy.context.scene
+    made = importlib.import_module("blender_jobs").gaussians(50, 5)
+    K = np.array([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]])
+    photos = [importer.PhotoCamera(f"{i}.jpg", np.eye(4), K, 64, 48, "train") for i in range(3)]
+    one, other = (importer.add_scene(name, made, photos, scene) for name in ("One", "Other"))
+    root = one.splats.parent
+
+    def thing(name, parent):
+        out = bpy.data.objects.new(name, bpy.data.meshes.new(name))
+        one.collection.objects.link(out)
+        out.parent, out.location = parent, (1, 2, 3)
+        return out
+
+    holder = bpy.data.objects.new("Holder", None)
+    scene.collection.objects.link(holder)
+    holder.location, holder.rotation_euler = (3, 0, 1), (0.2, 0.1, 0)
+    root.parent = other.splats.parent.parent = holder
+    mesh = proxy.make("One Proxy", made["means"][:3], np.array([[0, 1, 2]], np.int32), one.splats)
+    proxy.add_to(scene, mesh)
+    box = editing.add_box("One Box", (-1, -1, -1), (1, 1, 1), Matrix.Identity(4))
+    one.collection.objects.link(box)
+    box.parent = root
+    users = [thing("chair", root), thing("shadow", mesh), thing("lost", root), thing("beside", holder)]
+    one.cameras[0].parent = users[0]  # ours goes, even from there
+    other.splats.parent.parent = root  # a result that the user hangs on another
+    own = bpy.data.collections.new("Own")
+    scene.collection.children.link(own)
+    own.objects.link(one.splats)  # alone in it
+    bpy.context.view_layer.update()
+    users[2].hide_viewport = True
+    root.scale = (0.5, 0.5, 0.5)
+    users[2].hide_viewport = False
+    bpy.context.view_layer.update()
+    users.append(other.splats)
+    before = [np.array(x.matrix_world) for x in users]
+    users[2].hide_viewport = True
+
+    results.remove(one.splats)
+    users[2].hide_viewport = False
+    bpy.context.view_layer.update()
+    for x, matrix in zip(users, before):
+        assert np.allclose(x.matrix_world, matrix, atol=1e-5), x.name
+    kept = {"Holder", "chair", "shadow", "lost", "beside", "Other", "Other Splats"}
+    assert {x.name for x in bpy.data.objects} == kept | {x.name for x in other.cameras}
+    assert {x.name for x in bpy.data.collections} == {"One", "Own", "Other", "Other Cameras"}
+    results.remove(other.splats)
+    assert {x.name for x in bpy.data.objects} == {"Holder", "chair", "shadow", "lost", "beside"}
+    assert len(bpy.data.pointclouds) == 0 == len(bpy.data.cameras)
+
+
+def test_removing_leaves_what_is_the_users(tmp_path, extension):
+    in_blender(check_remove, tmp_path, extension)
+
+
+def check_scenes(folder, extension, address, photos):
+    """A result belongs to the scene that it was asked for in, whatever the window shows by then."""
+    import bpy  # first: it makes addon_utils importable
+    import addon_utils  # isort: skip
+
+    operators, settings = set_up(extension, address)
+    passes, session, first = blender.module("passes"), operators.session, bpy.context.scene
+    settings.photos, settings.seed = str(photos), 5
+    passes.add(first)
+    bpy.ops.pixworld.reconstruct()
+    second = bpy.data.scenes.new("Second")
+    bpy.context.window.scene = second
+    finish(operators)
+    assert "PixWorld Scene" in first.collection.children and not second.objects and first.camera and not session.notes
+    assert first.render.film_transparent and first.cycles.filter_width < 0.02  # the passes keep their alpha
+    passes.remove(first)
+    blender.module("rendering").match_training(first)
+    assert not first.render.film_transparent
+
+    # the scene is gone; what cannot be set up is said, and the result is there, as one step
+    third = bpy.data.scenes.new("Third")
+    bpy.context.window.scene = third
+    third.pixworld.photos, third.pixworld.seed = str(photos), 5
+    bpy.ops.pixworld.reconstruct()
+    bpy.data.scenes.remove(third)
+    addon_utils.disable("cycles")
+    bpy.context.window.scene = bpy.data.scenes["Second"]
+    bpy.ops.ed.undo_push(message="before")
+    finish(operators)
+    gone, not_set_up = session.notes
+    assert "Third is no longer there" in gone and "Second" in gone
+    assert "was not set up" in not_set_up and "enable Cycles" in not_set_up
+    second = bpy.data.scenes["Second"]
+    assert "PixWorld Scene.001" in second.collection.children and second.camera
+    bpy.ops.ed.undo()
+    assert not bpy.data.scenes["Second"].objects and "PixWorld Scene" in bpy.data.collections
+
+
+def test_a_result_finds_its_scene(tmp_path, extension, service, photos):
+    in_blender(check_scenes, tmp_path, extension, service, photos)
+
+
+def check_drawing(folder, extension):
+    """What panels say of a filter that the user has changed, and of a camera that splats are not made for."""
+    from unittest.mock import MagicMock
+
+    import bpy
+
+    set_up(extension, "tcp://127.0.0.1:9")
+    importer, editing = blender.module("importer"), blender.module("editing")
+    display, editing_panel = blender.module("display"), blender.module("editing_panel")
+    scene = bpy.context.scene
+    imported = importer.add_scene("One", importlib.import_module("blender_jobs").gaussians(50, 5), [], scene)
+    bpy.context.view_layer.objects.active = imported.splats
+    edit = editing.add(imported.splats)
+
+    def labels(draw):
+        layout = MagicMock()
+        draw(layout)
+        return [x.kwargs["text"] for x in layout.mock_calls if x[0].endswith("label")]
+
+    draw = editing_panel.EditPanel._edit
+    assert not labels(lambda layout: draw(None, layout, edit))
+    socket = next(x for x in edit.node_group.interface.items_tree if x.name == "Budget")
+    socket.name = "Mine"
+    assert "cannot be shown" in labels(lambda layout: draw(None, layout, edit))[0]
+    assert "'Budget'" in refusal(lambda: bpy.ops.pixworld.decimate(budget=10))
+
+    preferences = SimpleNamespace(system=SimpleNamespace(ui_scale=1))
+    context = SimpleNamespace(scene=scene, region=SimpleNamespace(width=9000), preferences=preferences)
+
+    def display_labels():
+        return labels(lambda layout: display.DisplayPanel.draw(SimpleNamespace(layout=layout), context))
+
+    mover = animated_camera(scene)
+    assert not any("perspective" in x for x in display_labels())
+    mover.data.type = "ORTHO"
+    assert "mover is orthographic: renders show splats rightly in perspective only" in display_labels()
+
+
+def test_panels_say_what_is_wrong(tmp_path, extension):
+    in_blender(check_drawing, tmp_path, extension)
+
+
 def check_quit(folder, extension):
     """Quit with a backend that was started here."""
     import bpy
