@@ -9,6 +9,7 @@ ray (base colour only), sorted from the active camera; where viewport.py draws i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import bpy
@@ -46,7 +47,8 @@ def show_balls(splats: bpy.types.Object, shown: bool) -> None:
     """Show the points as shaded balls in viewports, or leave them bare; renders stay as they are."""
     modifier = modifier_of(splats)
     if modifier is not None:
-        set_input(modifier, _BALLS, shown)
+        with contextlib.suppress(ValueError):  # the user has renamed it
+            set_input(modifier, _BALLS, shown)
 
 
 # --- final render

@@ -108,9 +108,11 @@ def refill(splats: bpy.types.Object, arrays: Mapping[str, np.ndarray]) -> bool:
 def _cloud(name: str, arrays: Mapping[str, np.ndarray]) -> bpy.types.PointCloud:
     """A PointCloud datablock of Gaussians."""
     filled = attributes(arrays)
-    if hasattr(bpy.types.PointCloud, "resize"):
+    count = len(filled["position"][1])
+    if not count or hasattr(bpy.types.PointCloud, "resize"):
         cloud = bpy.data.pointclouds.new(name)
-        cloud.resize(len(filled["position"][1]))
+        if count:
+            cloud.resize(count)
         _fill(cloud, filled)
     else:
         cloud = _convert(name, filled)

@@ -537,6 +537,12 @@ def check_take_in(folder):
     assert not after["radiance:sh_3"][kept:].any() and (after["confidence"][kept:] == 1).all()
 
     assert "nothing inside" in fails(regenerate.take_in, cloud, matrix, some_gaussians(0))
+    other = a_scene(subset(made, fits))[1]  # all of it is in the box
+    other.matrix_basis = cloud.matrix_basis
+    bpy.context.view_layer.update()
+    regenerate.take_in(cloud, matrix, made, [(other, matrix)])
+    assert len(other.data.points) == 0 and len(cloud.data.points) == kept + fits.sum()
+    assert len(editing.shown_together([other, cloud])["means"]) == kept + fits.sum()
     box.scale.x = 0
     bpy.context.view_layer.update()
     assert "is flat" in fails(regenerate.box_of, cloud, box)
