@@ -31,7 +31,7 @@ INPUTS = (
     Input("Minimum Opacity", "NodeSocketFloat", 0.0, 0, 1, "Hide Gaussians that are more transparent"),
     Input("Smallest Size", "NodeSocketFloat", 0.0, 0, _BIG, "Hide Gaussians whose longest standard deviation is less"),
     Input("Largest Size", "NodeSocketFloat", 0.0, 0, _BIG, "Hide Gaussians that are longer; 0 is no limit"),
-    Input("Minimum Confidence", "NodeSocketFloat", 0.0, 0, _BIG, "Hide by the attribute confidence, if there is one"),
+    Input("Minimum Confidence", "NodeSocketFloat", 0.0, 0, _BIG, "Hide what fewer photos show, where that is known"),
     Input("Box", "NodeSocketObject", None, None, None, "Crop by the cube from -1 to 1 of this object's own space"),
     Input("Remove Inside", "NodeSocketBool", False, None, None, "Hide what is inside the box instead of what is not"),
     Input("Budget", "NodeSocketInt", 0, 0, 2**31 - 1, "Keep at most so many, by opacity times area; 0 keeps all"),

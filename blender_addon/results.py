@@ -44,6 +44,7 @@ def bring_in(request: Request, about: Mapping[str, object], event: Event) -> lis
         for i, photo in enumerate(event.header["photos"])
     ]
     gaussians = {name: arrays[name] for name in GAUSSIANS}
+    gaussians |= {name: arrays[name] for name in ("confidence",) if name in arrays}
     by_photo = arrays.get("photo")
     imported = importer.add_scene(TITLES[request.task], gaussians, photos, scene, request.world, by_photo)
     result = imported.splats if by_photo is None else imported.splats.parent  # any photo's splats may be deleted

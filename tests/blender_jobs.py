@@ -85,6 +85,7 @@ def reconstruct(fields, arrays, device, report):
         c2w[0, 3] = x
         views.append(cameras.get(name, (c2w, np.array([[100.0, 0, 50], [0, 100, 40], [0, 0, 1]]), np.array([80, 96]))))
     made = gaussians(2000, fields["options"]["seed"])
+    made["confidence"] = np.linspace(0, len(names), 2000, dtype=np.float32)
     if fields.get("by_photo"):
         slab = np.floor((made["means"][:, 0] + 1) / 2 * len(names)).clip(0, len(names) - 1).astype(np.int32)
         made["photo"] = np.where((slab == 1) | (np.abs(made["means"][:, 0]) < 0.1), -1, slab).astype(np.int32)

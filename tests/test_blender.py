@@ -514,7 +514,7 @@ def check_reconstruct(folder, extension, service, photos):
     assert session.state == "done" and "refine" in seen
     collection = bpy.context.scene.collection.children["PixWorld Scene"]
     (cloud,) = (x for x in collection.objects if x.type == "POINTCLOUD")
-    assert len(cloud.data.points) == 2000
+    assert len(cloud.data.points) == 2000 and cloud.data.attributes["confidence"].data[-1].value == 3
     cameras = collection.children[0].objects
     assert [x.name for x in cameras] == ["a.jpg", "bé.JPG", "c.png"]
     assert (
