@@ -45,6 +45,8 @@ class Keys(NamedTuple):
     def read(path: Path) -> Keys:
         """Those of a client.json. Raises BackendError."""
         content = read_json(path, "choose the client.json that `backend keys` made on the backend's machine")
+        if "clients" in content:  # server.json
+            raise BackendError(f"{path} is the backend's own file; choose the client.json that was made with it")
         return Keys(*(check_key(path, content.get(name)) for name in Keys._fields))
 
 
@@ -157,10 +159,12 @@ class Client:
         """Why the backend is not alive, in one sentence that says what to do. Never waits."""
         self._watch()
         if not self.refused:
-            return f"no backend answers at {self.address}; start it with `backend serve`"
+            bind = "" if self.address == DEFAULT_ADDRESS else f" --bind {self.address}"
+            return f"no backend answers at {self.address}; start it with `backend serve{bind}`"
         if self.keys is None:
             return f"{self.address} lets in only clients with keys, or is no backend; give the client.json of its keys"
-        return f"the backend at {self.address} does not accept these keys; give the client.json of its own keys"
+        advice = "give the client.json of its own keys, or leave Keys empty if it has none"
+        return f"the backend at {self.address} does not accept these keys; {advice}"
 
     def poll(self) -> list[Event]:
         """What happened since the last call. Never waits. Raises BackendError if it speaks another protocol."""

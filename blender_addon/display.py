@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import bpy
 
-from . import cameras, passes, rendering, viewport
+from . import cameras, passes, rendering, splats, viewport
+from .key_renders import EEVEE
 from .panels import paragraph
 
 
@@ -26,12 +28,13 @@ class _OnScene:
 
 
 class MatchTraining(_OnScene, bpy.types.Operator):
-    """Set up Cycles and colour management so that Render Image shows the splats exactly as they were trained"""
+    """Set up Cycles or EEVEE, and colour management, so that Render Image shows the splats as they were trained"""
 
     bl_idname, bl_label = "pixworld.match_training", "Match Training"
 
     def act(self, scene: bpy.types.Scene) -> None:
-        rendering.match_training(scene)
+        known = scene.render.engine in ("CYCLES", EEVEE)
+        rendering.match_training(scene, scene.render.engine if known else "CYCLES")
 
 
 class SceneLinear(_OnScene, bpy.types.Operator):
@@ -62,7 +65,20 @@ class AddPasses(_OnScene, bpy.types.Operator):
     bl_idname, bl_label = "pixworld.add_passes", "Add Passes"
 
     def act(self, scene: bpy.types.Scene) -> None:
+        if not any(splats.is_splats(x) for thing in scene.objects for x in (thing, *_instanced(thing))):
+            raise ValueError("There are no splats in this scene; reconstruct, generate or link some first.")
         passes.add(scene)
+        if bpy.app.version < (5, 1, 0) and scene.render.pixel_aspect_x != scene.render.pixel_aspect_y:
+            self.report(
+                {"WARNING"},
+                "Before version 5.1, Blender cannot write a multilayer EXR of a pixel aspect that is not 1; save the "
+                "passes as separate files, or set the aspect to 1.",
+            )
+
+
+def _instanced(thing: bpy.types.Object) -> Iterable[bpy.types.Object]:
+    """The objects of the collection that an Empty shows."""
+    return thing.instance_collection.all_objects if thing.instance_collection else ()
 
 
 class RemovePasses(_OnScene, bpy.types.Operator):

@@ -72,7 +72,8 @@ def trouble(context: bpy.types.Context) -> str:
         if local.running:
             return "The backend is starting."
         address = preferences.get(context).address
-        return f"No backend answers at {address}; press Start, or run `backend serve --bind {address}` there."
+        start = "press Start Backend (the play button)"
+        return f"No backend answers at {address}; {start}, or run `backend serve --bind {address}` there."
     return session.trouble
 
 

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 LAST_LINES = 5  # of the log, that a failure shows
+CHOOSE = "choose .venv/bin/python of the PixWorld folder in the extension's preferences"
 GRACE_S = 10.0  # for the process to end by itself
 
 
@@ -29,18 +30,15 @@ class LocalBackend:
         """Start it; with a client.json it lets in who has that. Raises ValueError with a sentence for the user."""
         if self.running:
             return
+        self.last_lines = []
         if self._ending is not None and self._ending.is_alive():
             raise ValueError("The backend that was stopped is still ending; try again in some seconds.")
         if not Path(python).is_file():
-            raise ValueError(
-                f"There is no Python at {python!r}; in the add-on's preferences, choose that of your PixWorld install, "
-                "the file .venv/bin/python that `scripts/setup` makes in its folder."
-            )
+            raise ValueError(f"There is no Python at {python!r}; {CHOOSE}, which `scripts/setup` makes there.")
         if keys is not None and not keys.with_name("server.json").is_file():
             raise ValueError(
                 f"There is no server.json beside {keys}; a backend on this computer needs no keys: leave Keys empty."
             )
-        self.last_lines = []
         command = [python, "-m", "backend", "serve", "--bind", address]
         command += [] if keys is None else ["--keys", str(keys.parent)]
         with tempfile.NamedTemporaryFile(prefix="pixworld-backend-", suffix=".log", delete=False) as log:
@@ -49,7 +47,7 @@ class LocalBackend:
                 self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
                 self.address = address
             except OSError as error:
-                raise ValueError(f"{python} cannot be run: {error.strerror or error}.") from None
+                raise ValueError(f"{python} cannot be run ({error.strerror or error}); {CHOOSE}.") from None
 
     def failure(self) -> str:
         """Why the process ended by itself, once; "" when it runs or was never started."""
@@ -59,7 +57,9 @@ class LocalBackend:
         self.read_log()
         if any("No module named" in line for line in self.last_lines):
             return f"PixWorld is not installed in {python}; run `scripts/setup` in its folder, then choose its Python."
-        return f"The backend ended with code {code}: {' '.join(self.last_lines[-1:])[:200] or 'its log is empty'}"
+        if not self.last_lines:
+            return f"{python} ended with code {code} and an empty log, so it may be no Python with PixWorld; {CHOOSE}."
+        return f"The backend ended with code {code}: {self.last_lines[-1][:200]}"
 
     def read_log(self) -> None:
         """Take note of the log's last lines."""

@@ -156,6 +156,7 @@ class StartBackend(bpy.types.Operator):
             session.connect(wanted.address, jobs.keys_of(wanted))
         except (ValueError, BackendError) as error:
             local.end()
+            session.error, session.notes = str(error), []
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         jobs.watch()

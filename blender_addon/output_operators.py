@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,19 +56,22 @@ class Export(OnSplats, bpy.types.Operator):
         return {"RUNNING_MODAL"}
 
     def check(self, context: bpy.types.Context) -> bool:
-        wanted = str(self._path())
+        wanted = self._path() or self.filepath
         changed, self.filepath = wanted != self.filepath, wanted
         return changed
 
-    def _path(self) -> Path:
-        path = Path(self.filepath)
-        known = path.suffix.lower().lstrip(".") in export.FORMATS
-        return path.with_name((path.stem if known else path.name) + f".{self.format}")
+    def _path(self) -> str:
+        """The chosen file with the suffix of the format; "" while it has no name."""
+        folder, name = os.path.split(self.filepath)
+        stem, dot, suffix = name.rpartition(".")
+        name = stem if dot and suffix.lower() in export.FORMATS else name
+        return os.path.join(folder, f"{name}.{self.format}") if name else ""
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        parts, path = active_parts(context), Path(bpy.path.abspath(str(self._path())))
+        parts, wanted = active_parts(context), self._path()
+        path = Path(bpy.path.abspath(wanted))
         try:
-            if path.name == f".{self.format}":
+            if not wanted:
                 raise ValueError("No file name was given; type one.")
             if not path.parent.is_dir():
                 raise ValueError(f"{path.parent} is not a folder; choose one that exists.")
@@ -78,13 +82,13 @@ class Export(OnSplats, bpy.types.Operator):
                 if trouble := jobs.trouble(context):
                     raise ValueError(trouble)
                 placed = export.placed(arrays, matrix)
-                wanted = {name: placed[name] for name in splats.FIELDS}
+                gaussians = {name: placed[name] for name in splats.FIELDS}
 
                 def take_in(event: Event) -> None:
                     export.write(path, [event.arrays["file"]])
                     jobs.session.notes = [f"{path} is written."]
 
-                _run("export", {"format": self.format}, wanted, take_in)
+                _run("export", {"format": self.format}, gaussians, take_in)
                 return {"FINISHED"}
             self._writer = _Writer(path, arrays, matrix)
         except (ValueError, BackendError) as error:
@@ -241,7 +245,7 @@ class Regenerate(OnBackend, bpy.types.Operator):
         def take_in(event: Event) -> None:
             others = [(bpy.data.objects.get(other), box) for other, box in boxes.items() if other != name]
             found = [(x, box) for x, box in others if splats.is_splats(x)]
-            regenerate.take_in(_still(name), boxes[name], event.arrays, found)
+            jobs.session.notes = regenerate.take_in(_still(name), boxes[name], event.arrays, found)
 
         _run("regenerate", fields, arrays | {"box": boxes[name]}, take_in)
 

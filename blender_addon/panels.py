@@ -187,9 +187,10 @@ def about(card: dict) -> list[str]:
     """A shot card in some lines."""
     settings, backend = card["settings"], card.get("backend", {})
     made = "Reconstructed" if card["task"] == "reconstruct" else "Generated"
-    counts = [
-        _counted(len(card[name]), noun) for name, noun in (("photos", "image"), ("cameras", "camera")) if card[name]
-    ]
+    listed = [("photos", "image")]
+    if settings.get("path") == "CAMERA":  # a built-in path begins at one camera, and goes on in the backend
+        listed.append(("cameras", "camera"))
+    counts = [_counted(len(card[name]), noun) for name, noun in listed if card[name]]
     lines = [f"{made} {card.get('made', '')}", ", ".join([f"Seed {settings['seed']}", *counts])]
     if card["task"] == "generate" and settings["prompt"]:
         lines.insert(0, settings["prompt"])

@@ -15,7 +15,7 @@ class PixWorldPreferences(bpy.types.AddonPreferences):
     )
     python: bpy.props.StringProperty(
         name="Python",
-        description="Python of the PixWorld install that Start runs on this computer, for example .venv/bin/python",
+        description="Python of the PixWorld install that Start Backend runs here, for example .venv/bin/python",
         subtype="FILE_PATH",
     )
     keys: bpy.props.StringProperty(

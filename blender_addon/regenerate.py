@@ -3,6 +3,7 @@ made of the inside of the box."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
@@ -94,9 +95,10 @@ def take_in(
     box: np.ndarray,
     made: Mapping[str, np.ndarray],
     others: Sequence[tuple[bpy.types.Object, np.ndarray]] = (),
-) -> int:
-    """Replace what is in a box (of `box_of`) by other Gaussians, hidden or not; all else stays bit for bit. How many
-    were added. From `others`, each with the box in its own space, what is in it is removed.
+) -> list[str]:
+    """Replace what is in a box (of `box_of`) by other Gaussians, hidden or not; all else stays bit for bit. From
+    `others`, each with the box in its own space, what is in it is removed. Returns what the user should know: that
+    most of the new ones are hidden.
 
     Of those that the backend made, only what is in the box counts. Raises ValueError when none of them is.
     """
@@ -108,4 +110,8 @@ def take_in(
         within = editing.in_box(splats.arrays_of(part)["means"], its_box)
         if added is not None or within.any():
             editing.keep(part, np.flatnonzero(~within), added)
-    return len(inside)
+    with contextlib.suppress(ValueError):  # the object is hidden as a whole
+        hidden = len(inside) - int((editing.kept(obj) >= len(obj.data.points) - len(inside)).sum())
+        if hidden > len(inside) / 2:
+            return [f"The filters of {obj.name} hide {hidden:,} of the {len(inside):,} new splats; loosen them."]
+    return []

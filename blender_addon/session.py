@@ -62,9 +62,9 @@ class Session:
     def trouble(self) -> str:
         """Why the backend cannot be given a job, in one sentence; "" when it can."""
         if self.client is not None and self.client.refused:
-            return (
-                f"The backend at {self.client.address} does not let us in; give the client.json of its `backend keys`."
-            )
+            also = ", or leave Keys empty if it has none" if self.client.keys else ""
+            advice = f"give the client.json of its `backend keys`{also}."
+            return f"The backend at {self.client.address} does not let us in; {advice}"
         if self.refusal or self.about is None:
             return self.refusal or "No backend answers; start it."
         version = self.about.get("version")
@@ -150,7 +150,7 @@ class Session:
     def start(self, task: str, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Send a job to the backend that answered `hello`. Raises BackendError, and is then in state "error"."""
         assert self.job is None, "one job at a time"
-        self.state, self.error = "connecting", ""
+        self.state, self.error, self.notes = "connecting", "", []
         self._note("sending", 0, 0)
         try:
             if self.trouble:
@@ -222,5 +222,6 @@ class Session:
     def _end(self, state: Literal["done", "error", "cancelled"], error: str = "") -> None:
         work, self.work = self.work, None
         self.job, self.state, self.error = None, state, error
+        self.notes = []
         if hasattr(work, "close") and not getattr(work, "gi_running", False):
             work.close()  # so that it puts back what it changed for a while

@@ -221,7 +221,7 @@ def test_a_dead_backend():
     before = time.monotonic()
     with Client("tcp://127.0.0.1:9") as client:
         with pytest.raises(
-            BackendError, match=r"no backend answers at tcp://127\.0\.0\.1:9; start it with `backend serve`"
+            BackendError, match=r"no backend answers at (tcp://127\.0\.0\.1:9); start it with `backend serve --bind \1`"
         ):
             client.hello()
         with pytest.raises(BackendError, match="no backend"):
@@ -369,7 +369,7 @@ def test_wrong_and_missing_keys_are_refused_in_time(guarded, address, tmp_path):
         (address_of_guarded, others, "does not accept these keys"),  # of another backend
         (address_of_guarded, others._replace(server=ours.server), "does not accept these keys"),  # nobody we know
         (address_of_guarded, ours._replace(secret=others.secret), "does not accept these keys"),
-        (address, ours, "does not accept these keys"),  # this one has none
+        (address, ours, "leave Keys empty if it has none"),  # this one has none
     ):
         began = time.monotonic()
         with Client(where, timeout_s=5, keys=keys) as client, pytest.raises(BackendError, match=words):
@@ -424,6 +424,9 @@ def test_files_of_keys(tmp_path, capsys):
         make_keys(tmp_path / "k" / "client.json")
     with pytest.raises(BackendError, match=r"cannot be read; choose the client\.json"):
         Keys.read(tmp_path / "none.json")
+    make_keys(tmp_path / "more")
+    with pytest.raises(BackendError, match=r"server\.json is the backend's own file; choose the client\.json"):
+        Keys.read(tmp_path / "more" / "server.json")
     for content in ("", "[]", "{}", '{"server": "x", "public": 3, "secret": null}'):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(BackendError, match=r"bad\.json"):

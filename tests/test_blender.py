@@ -471,8 +471,18 @@ def check_local_backend(folder, extension):
     operators = install(extension)
     preferences = bpy.context.preferences.addons[MODULE].preferences
     preferences.address = f"tcp://127.0.0.1:{port}"
+    operators.session.error, operators.session.notes = "earlier", ["earlier"]
     preferences.python = str(folder / "absent")
     assert "no Python" in reports(bpy.ops.pixworld.start_backend)
+    assert "no Python" in operators.session.error and not operators.session.notes
+    text = folder / "text"
+    text.write_text("no program")
+    preferences.python = str(text)
+    assert "choose .venv/bin/python" in reports(bpy.ops.pixworld.start_backend)
+    preferences.python = "/bin/false"
+    assert bpy.ops.pixworld.start_backend() == {"FINISHED"}
+    pump_until(operators, lambda: operators.session.error, 20)
+    assert "code 1 and an empty log" in operators.session.error and "choose .venv" in operators.session.error
     preferences.python = sys.executable
     assert bpy.ops.pixworld.start_backend() == {"FINISHED"}
     process = operators.local.process

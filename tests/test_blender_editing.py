@@ -527,7 +527,7 @@ def check_take_in(folder):
     made = some_gaussians(800, degree=1, seed=1)
     fits = editing.in_box(made["means"], matrix)
     assert 0 < fits.sum() < 800
-    assert regenerate.take_in(cloud, matrix, made) == fits.sum()
+    assert regenerate.take_in(cloud, matrix, made) == []
     after, kept = stored(cloud), int((~inside).sum())
     assert before.keys() == after.keys() and len(cloud.data.points) == kept + fits.sum()
     for name, values in before.items():
@@ -543,6 +543,9 @@ def check_take_in(folder):
     regenerate.take_in(cloud, matrix, made, [(other, matrix)])
     assert len(other.data.points) == 0 and len(cloud.data.points) == kept + fits.sum()
     assert len(editing.shown_together([other, cloud])["means"]) == kept + fits.sum()
+    editing.set_values(editing.add(cloud), minimum_opacity=1.0)
+    (note,) = regenerate.take_in(cloud, matrix, made)
+    assert f"hide {fits.sum():,} of the {fits.sum():,} new splats" in note
     box.scale.x = 0
     bpy.context.view_layer.update()
     assert "is flat" in fails(regenerate.box_of, cloud, box)
@@ -694,6 +697,9 @@ def check_filter_buttons(folder, extension):
     # a file; the suffix follows the format
     assert ops.export_splats(filepath=str(folder / "kept.spz")) == {"FINISHED"}
     assert (folder / "kept.ply").stat().st_size > len(cloud.data.points) * 4 * 20
+    for nameless in ("", f"{folder}/", f"{folder}/.ply"):
+        assert "No file name was given" in fails(lambda x: ops.export_splats(filepath=x), nameless)
+    assert not (folder.parent / f"{folder.name}.ply").exists()
     assert "is not a folder" in fails(lambda: ops.export_splats(filepath=str(folder / "absent" / "kept.ply")))
     bpy.ops.ed.undo_push(message="test")
     edits = len(editing.edits(cloud))
@@ -819,9 +825,11 @@ def check_backend_buttons(folder, extension, service):
     assert ops.export_splats(filepath=str(folder / "small"), format="ply") == {"FINISHED"}
     (folder / "kept.txt").write_text(str(kept))
 
+    assert "is written" in jobs.session.notes[0]
     ops.remove_edit(name=edit.name)
     assert ops.add_proxy(resolution=64, collision=True) == {"FINISHED"}
     finish()
+    assert not jobs.session.notes
     (made,) = (x for x in root.children_recursive if x.type == "MESH")
     bpy.context.view_layer.update()
     assert made.is_shadow_catcher and len(made.data.polygons) > 500
@@ -924,6 +932,7 @@ def check_parts(folder, extension, service):
     select(root)
     assert ops.regenerate(box="Box", steps=3, seed=4, guidance=2.0) == {"FINISHED"}
     finish()
+    assert not jobs.session.notes
     assert len(sent["regenerate"]["means"]) == 3000
     assert 200 < len(ball.data.points) < 400  # all of them new
     for part, arrays, inside in list(zip(parts, stored, within))[1:]:

@@ -623,7 +623,7 @@ def check_connection(folder, extension, address, secured, keys, photos):
             operators.tick()
             time.sleep(0.01)
 
-    until("press Start, or run `backend serve --bind tcp://127.0.0.1:9`")
+    until("press Start Backend (the play button), or run `backend serve --bind tcp://127.0.0.1:9`")
     assert not bpy.ops.pixworld.reconstruct.poll() and not bpy.ops.pixworld.generate.poll()
     began = time.monotonic()
     operators.tick()
@@ -913,10 +913,28 @@ def check_drawing(folder, extension):
     def display_labels():
         return labels(lambda layout: display.DisplayPanel.draw(SimpleNamespace(layout=layout), context))
 
+    card = {"task": "generate", "photos": [], "cameras": [{}], "settings": {"seed": 3, "prompt": "", "path": "orbit"}}
+    about = blender.module("panels").about
+    assert about(card)[1] == "Seed 3"  # the orbit has more cameras than the one that it begins at
+    card["settings"]["path"] = "CAMERA"
+    assert about(card)[1] == "Seed 3, 1 camera"
+
     mover = animated_camera(scene)
     assert not any("perspective" in x for x in display_labels())
     mover.data.type = "ORTHO"
     assert "mover is orthographic: renders show splats rightly in perspective only" in display_labels()
+
+    eevee = "BLENDER_EEVEE" if bpy.app.version >= (5, 0, 0) else "BLENDER_EEVEE_NEXT"
+    for engine, matched in ((eevee, eevee), ("BLENDER_WORKBENCH", "CYCLES"), ("CYCLES", "CYCLES")):
+        scene.render.engine = engine
+        assert bpy.ops.pixworld.match_training() == {"FINISHED"} and scene.render.engine == matched
+    warned = []
+    for aspect in (1, 1.5):
+        scene.render.pixel_aspect_y, report = aspect, lambda kind, text: warned.append(text)
+        display.AddPasses.act(SimpleNamespace(report=report), scene)
+    assert len(warned) == (bpy.app.version < (5, 1, 0)) and all("multilayer EXR" in x for x in warned)
+    bpy.context.window.scene = bpy.data.scenes.new("Empty")
+    assert "no splats in this scene" in refusal(bpy.ops.pixworld.add_passes)
 
 
 def test_panels_say_what_is_wrong(tmp_path, extension):
