@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -180,28 +179,6 @@ def check_data(folder):
 
 def test_data_survives_what_users_do(tmp_path):
     in_blender(check_data, tmp_path)
-
-
-def check_speed(folder):
-    import bpy
-
-    from blender_addon import splats
-
-    few = {degree: some_gaussians(1000, degree) for degree in (0, 3)}
-    for degree, most in ((0, 0.2), (3, 0.5)):
-        arrays = {name: np.tile(values, (1000, *[1] * (values.ndim - 1))) for name, values in few[degree].items()}
-        seconds = []
-        for _ in range(3):
-            start = time.process_time()
-            made = splats.make("splats", arrays, bpy.context.scene.collection)
-            seconds.append(time.process_time() - start)
-            bpy.data.pointclouds.remove(made.data)
-        print(f"1e6 Gaussians of degree {degree}: {min(seconds):.3f} s")
-        assert min(seconds) <= most
-
-
-def test_a_million_splats_do_not_stop_blender(tmp_path):
-    print(in_blender(check_speed, tmp_path))
 
 
 # --- final renders
