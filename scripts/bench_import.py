@@ -1,5 +1,5 @@
-"""Seconds in which a million Gaussians become a PointCloud, in Blender without a window, and how many times as long that is
-as numpy takes to copy as many bytes.
+"""Seconds in which a million Gaussians become a PointCloud, in Blender without a window, and how many times as long
+that is as numpy takes to copy as many bytes.
 
     .venv/bin/python scripts/bench_import.py [NUMBER]
 """
