@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import load_checkpoint
+from pixworld.depth_hints import known_depth
 from pixworld.gaussians import Gaussians
-from pixworld.lift import depth_image, lift_points
+from pixworld.lift import lift_points
 from pixworld.methods.base import Method
 from pixworld.metrics import psnr, ssim
 from pixworld.poses import Poses, poses_from_cameras, poses_from_photos
@@ -240,40 +240,6 @@ def pixel_mask(photo: PosedPhoto, height: int, width: int) -> Bool[Tensor, "1 h 
 def photo_view(photo: PosedPhoto) -> Views:
     """A photo at its own size with what is known of its depth: see `known_depth`."""
     return replace(photo.views, depth=known_depth(photo, photo.views.cameras))
-
-
-def known_depth(photo: PosedPhoto, cameras: Cameras) -> Float[Tensor, "1 h w"]:
-    """z of a photo's pixels at the size of `cameras`, 0 where unknown: of its stereo, and of its points elsewhere."""
-    points = point_depth(photo.points, cameras)
-    if photo.stereo is None:
-        return points
-    dense = resize_depth(photo.stereo, cameras.height, cameras.width)
-    return torch.where(dense > 0, dense, points)
-
-
-def resize_depth(depth: Float[Tensor, "1 h w"], height: int, width: int) -> Float[Tensor, "1 h2 w2"]:
-    """Depth at another size, 0 where unknown. Smaller: the median of what is known in a pixel, if that is a third of
-    it. Larger: each value moves to the centre of the pixels that it covers, the others stay unknown."""
-    h, w = depth.shape[-2:]
-    if height * width > h * w:
-        out = depth.new_zeros(1, height, width)
-        row, column = ((torch.arange(n) + 0.5) * (m / n) for n, m in ((h, height), (w, width)))
-        out[:, row.long()[:, None], column.long()] = depth
-        return out
-    a, b = -(-h // height), -(-w // width)
-    cells = F.interpolate(depth[None], (height * a, width * b), mode="nearest")[0]
-    cells = rearrange(cells, "1 (h a) (w b) -> 1 h w (a b)", a=a, b=b)
-    known = cells > 0
-    median = torch.where(known, cells, torch.nan).nanmedian(dim=-1).values
-    return torch.where(known.float().mean(-1) > 1 / 3, median, 0.0)
-
-
-def point_depth(points: Float[Tensor, "m 3"], cameras: Cameras) -> Float[Tensor, "1 h w"]:
-    """z of the nearest point in each pixel of one camera, 0 where there is none."""
-    pixels, z = (x[0] for x in cameras.project(points))
-    column, row = pixels.floor().long().unbind(-1)
-    ok = (z > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
-    return depth_image(z[ok], row[ok], column[ok], cameras.height, cameras.width)
 
 
 @torch.inference_mode()

@@ -29,11 +29,11 @@ sys.path.insert(0, str(ROOT))
 from pixworld.cameras import Cameras
 from pixworld.gaussians import Gaussians
 from pixworld.render import reference, render
-from pixworld.render.cpu.projection import TILE
 from pixworld.sh import rgb_to_sh, sh_to_rgb
 
 CASES = {"4 x 64 x 64, 16k": (4, 64, 64), "4 x 128 x 128, 65k": (4, 128, 128), "1 x 480 x 704, 338k": (1, 480, 704)}
 COMPARED = list(CASES)[:2]  # with the naive loop, which takes minutes for the largest
+TILE = 16  # pixels, of the naive loop, which 32 makes slower
 FLOP_FORWARD, FLOP_BACKWARD = 40, 75  # a pair, counted by hand in blend_lanes and blend_lanes_backward
 EPS2D, NEAR = 0.3, 0.01
 FIRST_IMAGE = """

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from pixworld.depth_hints import point_depth
 from pixworld.lift import lift_points
 from pixworld.metrics import psnr
-from pixworld.reconstruct import photo_view, point_depth
+from pixworld.reconstruct import photo_view
 from pixworld.render import render
 from pixworld.views import InputError, PosedPhoto, Views
 

@@ -4,7 +4,7 @@ import torch
 
 from pixworld import stereo
 from pixworld.cameras import Cameras
-from pixworld.reconstruct import known_depth, resize_depth
+from pixworld.depth_hints import known_depth, resize_depth
 from pixworld.views import PosedPhoto, Views
 from pixworld.visibility import in_the_way
 

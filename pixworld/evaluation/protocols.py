@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pixworld.camera_files import load_cameras
 from pixworld.cameras import Cameras
 from pixworld.data.bank import Bank
+from pixworld.depth_hints import with_stereo
 from pixworld.evaluation import no_hints, point_hints
 from pixworld.files import image_to_tensor
 from pixworld.photos import load_photos
-from pixworld.reconstruct import known_depth, model_shape, model_view
+from pixworld.reconstruct import model_shape, model_view
 from pixworld.sfm import triangulate
 from pixworld.stereo import match
 from pixworld.view_choice import farthest_points
@@ -142,17 +142,6 @@ def split(name: str, scene: Views, protocol: Protocol, points: int, seed: int) -
     if points and not protocol.generated:
         known = with_stereo(known)
     return Sample(name, known, scene.select(held), seen.depth)
-
-
-def with_stereo(views: Views) -> Views:
-    """Views with sparse depth as `backend reconstruct` would give them to a model: stereo finds more of it."""
-    origins, directions = views.cameras.rays()
-    points = origins + views.depth[..., None] * directions
-    photos = []
-    for i in range(len(views)):
-        one = replace(views.select([i]), depth=None)
-        photos.append(PosedPhoto(str(i), one, points[i][views.depth[i] > 0]))
-    return replace(views, depth=torch.cat([known_depth(p, p.views.cameras) for p in match(photos)]))
 
 
 def photo_sample(folder: Path, protocol: Protocol, size: int, patch: int, seed: int) -> Sample:

@@ -23,19 +23,17 @@ class PixWorldRecipe:
     rendered_clean: int = 1  # clean views that are rendered and compared, at most
     novel: tuple[int, int] = (3, 3)  # fewest and most views that are rendered and compared but not seen
     generative_novel: tuple[int, int] = (1, 1)  # the same in a step with noisy views, all of which are rendered
-    # Whether holes show a random colour a scene instead of the mean of the clean views. It makes Gaussians opaque: see
-    # LOG.md beside the weights.
-    random_background: bool = False
+    # What holes show in training: with "mean", of the clean views, pixels in doubt are left open; with "random", all
+    # Gaussians become opaque. See LOG.md beside the weights.
+    background: Literal["black", "mean", "random"] = "black"
     text_drop: float = 0.2
     # Scenes whose clean views carry sparse depth, as structure from motion gives it: log-uniform counts, with noise.
-    hints: float = 0.65
-    hint_counts: tuple[int, int] = (1, 600)  # a view
+    hints: float = 0.8
+    hint_counts: tuple[int, int] = (8, 600)  # a view
     hint_noise: float = 0.02  # relative
     hint_outliers: float = 0.03
-    # Of those scenes, the share whose hints are dense, as plane-sweep stereo gives them: in patches, precise.
-    dense_hints: float = 0.5
-    dense_share: tuple[float, float] = (0.2, 0.9)  # of a view's pixels
-    dense_noise: float = 0.006  # relative
+    # Of the scenes with hints, in steps without noisy views, the share that stereo densifies, as in reconstruction.
+    stereo: float = 0.75
     time_floor: float = 0.25  # of 1 - t in the velocity loss, so that its weight stays under 16
     flow_from: float = 0.0  # t from which L_FM is taken on renders; 0 is always, as published
     gate: float = 0.3  # t above which perceptual and geometry loss count
@@ -45,6 +43,7 @@ class PixWorldRecipe:
     flow_weight: float = 0.25
     colour_weight: float = 0.25  # the flow-matching loss again, on the colour map before lifting; not in the paper
     depth_weight: float = 0.2
+    opacity_weight: float = 0.0  # of the mean opacity: what is in doubt stays thin, which refinement needs
     perceptual_weight: float = 0.1
     perceptual: str = "st-lpips-alex"  # see nn/encoders; VGG-16 takes three times as long as AlexNet
     geometry_weight: float = 0.0
@@ -64,6 +63,7 @@ PAPER_RECIPE = PixWorldRecipe(
     novel=(4, 8),
     generative_novel=(4, 8),
     hints=0.0,
+    stereo=0.0,
     time_floor=0.05,
     judged=0,
     recon_weight=1.0,
@@ -137,7 +137,7 @@ def pixworld_small() -> PixWorldConfig:
 
 def pixworld_base() -> PixWorldConfig:
     """For one GPU: the paper's losses at 256 px, with the depth and the ray input that help the small one."""
-    recipe = replace(PAPER_RECIPE, perceptual="st-lpips-vgg", geometry="geometry-critic-small", hints=0.65)
+    recipe = replace(PAPER_RECIPE, perceptual="st-lpips-vgg", geometry="geometry-critic-small", hints=0.8, stereo=0.75)
     return _config("base", frames=16, sh_degree=1, eps2d=0.3, recipe=recipe)
 
 

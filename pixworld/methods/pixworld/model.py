@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pixworld import diffusion
 from pixworld.cameras import Cameras
+from pixworld.depth_hints import with_stereo
 from pixworld.gaussians import Gaussians
 from pixworld.losses import flow_matching, geometry_perception, log_depth_huber, perceptual, photometric
 from pixworld.methods.base import Draws, Method
@@ -203,6 +204,8 @@ class PixWorld(Method):
             clean = views.select(split.clean)
             if clean.depth is not None:
                 clean = replace(clean, depth=sample_hints(clean.depth, r, generator))
+                if not len(split.noisy):
+                    clean = densify_hints(clean, r.stereo, generator)
         if len(split.noisy):
             target = views.select(split.noisy)
             x = diffusion.to_signal(target.images)
@@ -213,7 +216,10 @@ class PixWorld(Method):
         prediction = self.predict(clean, noisy, prompts)
         shown_clean = split.clean[: r.rendered_clean]
         shown = views.select(torch.cat([split.noisy, shown_clean, split.novel]))
-        background = torch.rand(b, 3, generator=generator).to(device) if r.random_background else None
+        background = None  # the mean colour
+        if r.background != "mean":
+            shade = torch.rand(b, 3, generator=generator) if r.background == "random" else torch.zeros(b, 3)
+            background = shade.to(device)
         rgb = self._render(prediction.gaussians, shown.cameras, clean, background)
         truth = diffusion.to_signal(shown.images)
         sizes = [len(split.noisy), len(shown_clean), len(split.novel)]
@@ -233,6 +239,8 @@ class PixWorld(Method):
         if views.depth is not None and r.depth_weight:
             seen = views.select(torch.cat([split.clean, split.noisy]))
             terms["depth"] = r.depth_weight * log_depth_huber(prediction.depth, seen.depth)
+        if r.opacity_weight:
+            terms["opacity"] = r.opacity_weight * prediction.gaussians.opacities.mean()
         judged = slice(0, r.judged or b)
         rgb, truth, t = rgb[judged], truth[judged], t[judged]
         if r.perceptual_weight:
@@ -350,27 +358,32 @@ def fill(values: Float[Tensor, "b v h w"], known: Bool[Tensor, "b v h w"]) -> Fl
 def sample_hints(
     depth: Float[Tensor, "b v h w"], recipe: PixWorldRecipe, generator: torch.Generator
 ) -> Float[Tensor, "b v h w"]:
-    """Keep some pixels of exact depth, noisy and with outliers: a few, as structure from motion knows them, or patches
-    of many, as stereo does; nothing for a share of the scenes."""
+    """Keep a few pixels of exact depth, noisy and with outliers, as structure from motion knows them; nothing for a
+    share of the scenes."""
     b, v, h, w = depth.shape
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
 
     low, high = recipe.hint_counts
-    sparse = uniform(b, v, h, w) < (low * (high / low) ** uniform(b, 1, 1, 1)) / (h * w)
-    # Patches: a smooth random field, cut at the level that leaves the share that is wanted.
-    field = F.interpolate(uniform(b, v, h // 8 + 1, w // 8 + 1), (h, w), mode="bilinear") + 0.2 * uniform(b, v, h, w)
-    low, high = recipe.dense_share
-    rank = field.flatten(2).argsort(-1).argsort(-1).reshape(b, v, h, w) / (h * w)
-    patches = rank < low + (high - low) * uniform(b, v, 1, 1)
-
-    dense = uniform(b, 1, 1, 1) < recipe.dense_hints
-    keep = torch.where(dense, patches, sparse) & (uniform(b, 1, 1, 1) < recipe.hints)
-    noise = torch.where(dense, recipe.dense_noise, recipe.hint_noise)
-    noise = torch.where(uniform(b, v, h, w) < recipe.hint_outliers, 0.5, noise)
+    keep = uniform(b, v, h, w) < (low * (high / low) ** uniform(b, 1, 1, 1)) / (h * w)
+    keep &= uniform(b, 1, 1, 1) < recipe.hints
+    noise = torch.where(uniform(b, v, h, w) < recipe.hint_outliers, 0.5, recipe.hint_noise)
     factor = torch.exp(noise * torch.randn(b, v, h, w, generator=generator))
     return torch.where(keep.to(depth.device), depth * factor.to(depth), 0.0)
+
+
+def densify_hints(clean: Views, share: float, generator: torch.Generator) -> Views:
+    """The views of b scenes with sparse depth; what stereo finds between them is added to a share of the scenes."""
+    chosen = torch.rand(len(clean.images), generator=generator) < share
+    depth = [with_stereo(scene(clean, i)).depth if x else clean.depth[i] for i, x in enumerate(chosen)]
+    return replace(clean, depth=torch.stack(depth))
+
+
+def scene(views: Views, i: int) -> Views:
+    """Images, cameras and depth of one scene of a batch, unbatched."""
+    cameras = replace(views.cameras, c2w=views.cameras.c2w[i], K=views.cameras.K[i])
+    return Views(views.images[i], cameras, views.depth[i])
 
 
 def _path(text: str) -> Path | None:

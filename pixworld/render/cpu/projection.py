@@ -14,7 +14,7 @@ import numpy as np
 
 from pixworld.render.cpu.jit import inlined, kernel
 
-TILE = 16  # pixels
+TILE = 32  # pixels; with 16, more are paid twice, as a Gaussian is worked on in every tile that it touches: 70 ms for 60
 
 # A projected Gaussian: mean, conic (a, b, c), opacity, colour, z, as indices into its record.
 MX, MY, CA, CB, CC, OP, RED, GREEN, BLUE, Z, RECORD = range(11)
