@@ -14,7 +14,7 @@ import numpy as np
 
 from pixworld.render.cpu.jit import inlined, kernel
 
-TILE = 32  # pixels; with 16, more are paid twice, as a Gaussian is worked on in every tile that it touches: 70 ms for 60
+TILE = 32  # pixels; with 16, what crosses borders and is paid in each tile makes 70 ms of 60
 
 # A projected Gaussian: mean, conic (a, b, c), opacity, colour, z, as indices into its record.
 MX, MY, CA, CB, CC, OP, RED, GREEN, BLUE, Z, RECORD = range(11)
@@ -69,21 +69,23 @@ def frame_backward(q, s, inv, d_out, ones, R, d_q, d_s):
 def footprint(x, y, z, view, K, width, height, M, A, B):
     """Jacobian of the projection at the camera-space point: A [2 3] = J W, and B [2 3] = A M, so cov2d = B Bᵀ.
 
-    J is taken at (u, v) = (x/z, y/z), but no farther out than 15 % of the image beyond its borders; returns u and v.
+    Returns 1/z, the pixel (fx x/z, fy y/z) counted from the principal point, and the pixel at which J is taken: the
+    same, but no farther out than 15 % of the image beyond its borders.
     """
     T = view.dtype.type
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     inv = T(1) / z
+    px, py = fx * (x * inv), fy * (y * inv)
     mx, my = T(0.15) * T(width), T(0.15) * T(height)
-    u = min(max(x * inv, -(cx + mx) / fx), (T(width) + mx - cx) / fx)
-    v = min(max(y * inv, -(cy + my) / fy), (T(height) + my - cy) / fy)
+    u = min(max(px, -(cx + mx)), T(width) + mx - cx)
+    v = min(max(py, -(cy + my)), T(height) + my - cy)
     for j in range(3):
-        A[0, j] = fx * inv * (view[0, j] - u * view[2, j])
-        A[1, j] = fy * inv * (view[1, j] - v * view[2, j])
+        A[0, j] = inv * (fx * view[0, j] - u * view[2, j])
+        A[1, j] = inv * (fy * view[1, j] - v * view[2, j])
     for i in range(2):
         for j in range(3):
             B[i, j] = A[i, 0] * M[0, j] + A[i, 1] * M[1, j] + A[i, 2] * M[2, j]
-    return u, v
+    return inv, px, py, u, v
 
 
 @inlined
@@ -129,7 +131,7 @@ def project(
                 x, y, z = local(W, m)
                 if not z >= near:  # also when z is NaN
                     continue
-                footprint(x, y, z, W, K, width, height, M, A, B)
+                _, px, py, _, _ = footprint(x, y, z, W, K, width, height, M, A, B)
                 c00, c01, c11 = covariance(B)
                 sharp = c00 * c11 - c01 * c01
                 c00 += eps2d
@@ -145,12 +147,13 @@ def project(
                 # α = 1/255 on the ellipse σ = ln(255 o); its box, a trifle larger against rounding
                 reach = T(2.001) * math.log(T(255) * opacity)
                 rx, ry = math.sqrt(reach * c00), math.sqrt(reach * c11)
-                mx = K[0, 0] * x / z + K[0, 2]
-                my = K[1, 1] * y / z + K[1, 2]
-                x0 = math.floor(min(max(mx - rx, T(0)), T(width)))
-                y0 = math.floor(min(max(my - ry, T(0)), T(height)))
-                x1 = math.ceil(min(max(mx + rx, T(0)), T(width)))
-                y1 = math.ceil(min(max(my + ry, T(0)), T(height)))
+                mx, my = px + K[0, 2], py + K[1, 2]
+                # the pixels whose centres, at n + 1/2, lie in it
+                half = T(0.5)
+                x0 = math.floor(min(max(mx - rx + half, T(0)), T(width)))
+                y0 = math.floor(min(max(my - ry + half, T(0)), T(height)))
+                x1 = math.floor(min(max(mx + rx + half, T(0)), T(width)))
+                y1 = math.floor(min(max(my + ry + half, T(0)), T(height)))
                 if x0 >= x1 or y0 >= y1:
                     continue
                 box[0], box[1], box[2], box[3] = x0, y0, x1, y1
@@ -160,7 +163,8 @@ def project(
                 colour = colours[s, v if colours.shape[1] > 1 else 0, g]
                 record = records[s, v, g]
                 record[MX], record[MY], record[Z], record[OP] = mx, my, z, opacity
-                record[CA], record[CB], record[CC] = c11 / det, -c01 / det, c00 / det
+                inv = T(1) / det
+                record[CA], record[CB], record[CC] = c11 * inv, -c01 * inv, c00 * inv
                 record[RED], record[GREEN], record[BLUE] = colour[0], colour[1], colour[2]
 
 
@@ -221,7 +225,7 @@ def project_backward(
                 d_opacity = -total[G0] / r[OP]
 
                 x, y, z = local(W, m)
-                tan_x, tan_y = footprint(x, y, z, W, K, width, height, M, A, B)
+                iz, px, py, at_x, at_y = footprint(x, y, z, W, K, width, height, M, A, B)
                 if antialiased:
                     # opacity = o √(sharp / det), sharp before and det after eps2d was added
                     c00, c01, c11 = covariance(B)
@@ -244,8 +248,7 @@ def project_backward(
                     for j in range(3):
                         dM[i, j] += A[0, i] * dB[0, j] + A[1, i] * dB[1, j]
 
-                # A[0] = f/z (W[0] - tan W[2]), and the mean is f x/z + c
-                iz = T(1) / z
+                # A[0] = (f W[0] - at_x W[2]) / z, and the mean is f x/z + c
                 fx, fy = K[0, 0] * iz, K[1, 1] * iz
                 du = -fx * (dA[0, 0] * W[2, 0] + dA[0, 1] * W[2, 1] + dA[0, 2] * W[2, 2])
                 dv = -fy * (dA[1, 0] * W[2, 0] + dA[1, 1] * W[2, 1] + dA[1, 2] * W[2, 2])
@@ -253,8 +256,8 @@ def project_backward(
                 for i in range(2):
                     for j in range(3):
                         scaled += dA[i, j] * A[i, j]
-                dx = fx * d_mx + (du * iz if tan_x == x * iz else T(0))
-                dy = fy * d_my + (dv * iz if tan_y == y * iz else T(0))
+                dx = fx * d_mx + (du * iz if at_x == px else T(0))
+                dy = fy * d_my + (dv * iz if at_y == py else T(0))
                 dz = total[DZ] - iz * (dx * x + dy * y + scaled)
                 for j in range(3):
                     d_means[s, g, j] += W[0, j] * dx + W[1, j] * dy + W[2, j] * dz
@@ -263,7 +266,7 @@ def project_backward(
                     for j in range(3):
                         d_view[0, j] += dx * m[j] + fx * dA[0, j]
                         d_view[1, j] += dy * m[j] + fy * dA[1, j]
-                        d_view[2, j] += dz * m[j] - tan_x * fx * dA[0, j] - tan_y * fy * dA[1, j]
+                        d_view[2, j] += dz * m[j] - iz * (at_x * dA[0, j] + at_y * dA[1, j])
                     d_view[0, 3] += dx
                     d_view[1, 3] += dy
                     d_view[2, 3] += dz
