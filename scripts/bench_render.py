@@ -147,9 +147,7 @@ def speed_table() -> None:
     assert (difference < 1e-3).float().mean() > 0.99, "the two do not render the same"
     peak = sgemm_peak()
     print(f"\n{torch.get_num_threads()} threads, sgemm {peak / 1e9:.0f} GFLOP/s\n")
-    print(
-        "| case | forward, ms | forward + backward, ms | naive torch, first and again, ms | ratios | pairs | flop | of sgemm peak |"
-    )
+    print("| case | forward, ms | + backward, ms | naive torch, first and again, ms | ratios | pairs | flop | of sgemm |")
     print("|---|---|---|---|---|---|---|---|")
     for name, shape in CASES.items():
         scene = pixel_aligned(*shape)
