@@ -24,7 +24,7 @@ OPTIONS = {
 
 def make_options(
     *,
-    refine: int = 300,
+    refine: int | None = None,
     budget_seconds: float | None = None,
     max_gaussians: int | None = None,
     exposure: bool = False,
@@ -32,13 +32,12 @@ def make_options(
     early_stop: bool = False,
     **values: Any,
 ) -> ReconstructOptions:
-    """Checked options. With a budget of seconds, `refine` only says whether to. Raises InputError."""
+    """Checked options; `refine` is the number of steps. Raises InputError."""
     from pixworld.reconstruct import ReconstructOptions
     from pixworld.refine import RefineOptions
 
     check_options(**values, refine=refine, budget_seconds=budget_seconds, max_gaussians=max_gaussians)
-    steps = None if refine and budget_seconds is not None else refine
-    refinement = RefineOptions(steps, budget_seconds, max_gaussians, None, exposure, refine_poses, early_stop)
+    refinement = RefineOptions(refine, budget_seconds, max_gaussians, None, exposure, refine_poses, early_stop)
     return ReconstructOptions(**values, refinement=refinement)
 
 

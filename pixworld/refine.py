@@ -197,7 +197,7 @@ class _Refinement:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         learned = [x for group in self.optimiser.param_groups for x in group["params"]]
-        if all(torch.isfinite(x.grad).all() for x in learned):
+        if all(x.grad.sum().isfinite() for x in learned):  # a sum finds what isfinite().all() does
             self.optimiser.step()
         self.taken += 1
         return psnr(rgb.detach(), photo.images, photo.mask).item()
@@ -268,12 +268,17 @@ def image_loss(rgb: Tensor, photo: Views) -> Tensor:
     if photo.mask is not None:
         known = photo.mask[:, None].to(rgb)
         rgb, truth = rgb * known, truth * known
-    maps = torch.cat([rgb, truth, rgb * rgb, truth * truth, rgb * truth], dim=1)
-    a, b, aa, bb, ab = F.avg_pool2d(maps, WINDOW, WINDOW // 2).chunk(5, dim=1)
+    a, aa, ab = _window_means(torch.cat([rgb, rgb * rgb, rgb * truth], dim=1)).chunk(3, dim=1)
+    b, bb = _window_means(torch.cat([truth, truth * truth], dim=1)).chunk(2, dim=1)
     c1, c2 = 0.01**2, 0.03**2
     score = (2 * a * b + c1) * (2 * (ab - a * b) + c2)
     score = score / ((a * a + b * b + c1) * (aa - a * a + bb - b * b + c2))
     return (1 - SSIM_WEIGHT) * (rgb - truth).abs().mean() + SSIM_WEIGHT * (1 - score.mean())
+
+
+def _window_means(maps: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c h2 w2"]:
+    """Of windows of WINDOW pixels, half of that apart; through the means of their quarters, which costs a third."""
+    return F.avg_pool2d(F.avg_pool2d(maps, WINDOW // 2), 2, 1)
 
 
 def depth_loss(rendered: Float[Tensor, "1 h w"], known: Float[Tensor, "1 h w"]) -> Tensor:

@@ -259,3 +259,9 @@ def test_a_full_disk_leaves_nothing(tmp_path):
         (folder / "scene.ply").write_text("half of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_and_seconds_of_the_refinement_both_hold():
+    for refine, seconds in ((None, None), (5, None), (None, 9.0), (5, 9.0), (0, 9.0)):
+        refinement = make_options(refine=refine, budget_seconds=seconds).refinement
+        assert (refinement.steps, refinement.budget_seconds) == (refine, seconds)

@@ -92,6 +92,23 @@ def test_losses_reach_every_part_that_is_used(arc, clean):
         assert (gradient is not None and gradient.abs().sum() > 0) == used
 
 
+def test_background_and_opacity_of_the_recipe_count(arc):
+    """With nothing learned, a darker background and a price on opacity change the loss as they should."""
+    cameras = arc(6, 16, 16)
+    cameras = replace(cameras, c2w=cameras.c2w[None], K=cameras.K[None])
+    views = Views(torch.full((1, 6, 3, 16, 16), 0.9), cameras, torch.full((1, 6, 16, 16), 4.0), text=("white",))
+
+    def novel(**fields):
+        recipe = replace(TINY.recipe, generative=0.0, contexts={2: 1.0}, hints=0.0, **fields)
+        torch.manual_seed(0)
+        return PixWorld(replace(TINY, recipe=recipe)).losses(views, "model", Draws.seeded(1))
+
+    black, mean, random = (novel(background=b)["novel"] for b in ("black", "mean", "random"))
+    assert black > random > mean  # holes of a white scene
+    assert "opacity" not in novel()
+    assert novel(opacity_weight=0.5)["opacity"].item() == pytest.approx(0.5 * TINY.opacity_start)
+
+
 def test_generation_is_deterministic_and_pins_the_clean_view(model, views):
     task = Task(replace(views.select([0]), depth=None), views.cameras.select([1, 2]), prompt="a room", seed=3, steps=2)
     seen = []

@@ -1,10 +1,13 @@
 """Plane-sweep stereo on a slanted, textured wall of known depth, and what stands in the way of views."""
 
+from dataclasses import replace
+
 import torch
 
 from pixworld import stereo
 from pixworld.cameras import Cameras
 from pixworld.depth_hints import known_depth, resize_depth
+from pixworld.methods.pixworld.model import densify_hints
 from pixworld.views import PosedPhoto, Views
 from pixworld.visibility import in_the_way
 
@@ -125,3 +128,40 @@ def test_what_stands_before_a_surface_is_in_the_way():
     # three views that see it there themselves make up for one whose sight it blocks
     assert in_the_way(points, [view, *3 * [closer]])[1].item() is False
     assert in_the_way(points, [view, *2 * [closer]])[1].item() is True
+
+
+def sparse_scenes() -> tuple[Views, torch.Tensor]:
+    """Two scenes alike, [2 4 ..], with a known depth every 12 pixels; and their depth."""
+    made = [wall(0.25 * i, 0.1 * (i % 2)) for i in range(4)]
+    one, depth = Views.cat([views for views, _ in made]), torch.stack([depth for _, depth in made])
+    sparse = torch.zeros_like(depth)
+    sparse[:, ::12, ::12] = depth[:, ::12, ::12]
+    cameras = replace(one.cameras, c2w=one.cameras.c2w.expand(2, -1, -1, -1), K=one.cameras.K.expand(2, -1, -1, -1))
+    return Views(one.images.expand(2, -1, -1, -1, -1), cameras, sparse.expand(2, -1, -1, -1)), depth
+
+
+def test_hints_of_training_are_densified_as_photos_are():
+    views, depth = sparse_scenes()
+    dense = densify_hints(views, 1.0, torch.Generator()).depth
+    known = dense[0] > 0
+    assert known.float().mean() > 0.6
+    assert (dense[0][known].log() - depth[known].log()).abs().median() < 0.01
+    photos = [photo(views, i) for i in range(4)]
+    assert torch.equal(dense[1], torch.cat([known_depth(p, p.views.cameras) for p in stereo.match(photos)]))
+
+
+def test_a_share_of_the_scenes_is_densified():
+    views, _ = sparse_scenes()
+    assert torch.equal(densify_hints(views, 0.0, torch.Generator()).depth, views.depth)
+    generator = torch.Generator().manual_seed(1)
+    counts = [(densify_hints(views, 0.5, generator).depth > 0).flatten(1).sum(1) for _ in range(6)]
+    few = (views.depth[0] > 0).sum()
+    assert 0 < sum(int((c == few).sum()) for c in counts) < 12
+
+
+def photo(views: Views, i: int) -> PosedPhoto:
+    """The i-th view of the first scene as a photo with the points that are its known depth."""
+    one = Views(views.images[0], replace(views.cameras, c2w=views.cameras.c2w[0], K=views.cameras.K[0])).select([i])
+    origins, directions = one.cameras.rays()
+    z = views.depth[0, i]
+    return PosedPhoto(str(i), one, (origins + z[None, ..., None] * directions)[0][z > 0])

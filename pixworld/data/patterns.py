@@ -1,17 +1,18 @@
 """The patterns of materials, compiled for the CPU tracer: noise, cells, masonry, planks and texture images.
 
-`patterns_torch` says the same in torch; keep the two alike. numba looks for changes in the file of a kernel alone, so
-delete __pycache__ after changing this file: `trace` has compiled it in.
+`patterns_torch` says the same in torch; keep the two alike.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numba import njit
 
 from pixworld.data.world import BRICK, CELLS, CHECKER, IMAGE, NOISE, PLANKS, SPECKLE, STRIPES, TEXTURE_SIZE
+from pixworld.kernel_cache import stamped
 
 LEVELS = TEXTURE_SIZE.bit_length()  # mipmap levels: 256, 128, ..., 1
 LEVEL_START = np.cumsum([0] + [(TEXTURE_SIZE >> k) ** 2 for k in range(LEVELS)])[:-1]
@@ -28,8 +29,15 @@ _options = {
     "_nrt": False,
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},
 }
-jit = njit(**_options)
-inlined = njit(**_options, inline="always")  # World is passed by value: fewer calls, fewer copies
+
+
+def jit(function: Callable) -> Callable:
+    return njit(**_options)(stamped(function))
+
+
+def inlined(function: Callable) -> Callable:
+    """World is passed by value: fewer calls, fewer copies."""
+    return njit(**_options, inline="always")(stamped(function))
 
 
 @jit

@@ -3,9 +3,8 @@
 A kernel is a function over a range of independent tasks, `kernel(start, stop, *args)`. The threads are our own: OpenMP
 dies in forked children (DataLoader workers), numba's workqueue with two callers.
 
-numba caches what it compiled on disk. It looks for changes in the file of the kernel alone, so delete __pycache__ after
-changing a constant that another file imports. Slice assignments and array methods are avoided: each costs up to 3 s of
-compile time (they drag string formatting along).
+numba caches what it compiled on disk, under names of pixworld/kernel_cache.py. Slice assignments and array methods are
+avoided: each costs up to 3 s of compile time (they drag string formatting along).
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ import numpy as np
 import torch
 from numba.core import event
 
+from pixworld.kernel_cache import stamped
+
 # No reassociation: the same pixel must get the same α in both passes, whatever was vectorised.
 # What is switched off takes a tenth of the compile time: wrappers that nobody calls, and rewrites of array expressions.
 _options = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "no_cfunc_wrapper": True, "no_rewrites": True}
@@ -31,7 +32,7 @@ inlined = numba.njit(forceinline=True, no_cpython_wrapper=True, **_options)
 def kernel(function: Callable) -> Callable:
     """Compile on first call, or load from the cache: beside the source or, where that is read-only, the user's."""
     try:
-        return numba.njit(nogil=True, cache=True, **_options)(function)
+        return numba.njit(nogil=True, cache=True, **_options)(stamped(function))
     except RuntimeError:  # numba found no place to write to: every process compiles for itself
         return numba.njit(nogil=True, **_options)(function)
 

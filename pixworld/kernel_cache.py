@@ -1,0 +1,23 @@
+"""Names under which numba caches kernels on disk.
+
+numba looks for changes in the file of a kernel alone, but kernels share constants and inline functions of other files:
+one that was compiled before such a change is wrong, and may write where it must not.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+
+def stamped(function: Callable) -> Callable:
+    """The function, under a name that tells the content of its folder: kernels share nothing outside it."""
+    function.__qualname__ = f"{function.__qualname__}_{_stamp(Path(function.__code__.co_filename).parent)}"
+    return function
+
+
+@functools.cache
+def _stamp(folder: Path) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).hexdigest()[:12]
