@@ -56,8 +56,8 @@ class Gaussians:
             raise IndexError("these Gaussians have no batch axis; use select() to pick Gaussians")
         return self.map(lambda x: x[index])
 
-    def select(self, keep: Bool[Tensor, " n"] | Tensor) -> Gaussians:
-        """Keep a subset of an unbatched set, by mask or by indices."""
+    def select(self, keep: Bool[Tensor, " n"] | Tensor | slice) -> Gaussians:
+        """Keep a subset of an unbatched set, by mask, indices or a slice."""
         return self.map(lambda x: x[keep])
 
     def with_sh_degree(self, degree: int) -> Gaussians:

@@ -21,11 +21,14 @@ import torch
 
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import load_checkpoint
+from pixworld.detail import lift_photo
 from pixworld.files import image_to_tensor
 from pixworld.gaussians import Gaussians
 from pixworld.photos import resize_mask, resize_photo
 from pixworld.poses import poses_from_cameras, poses_from_photos
 from pixworld.reconstruct import choose_device, model_shape, model_view, pixel_mask
+from pixworld.render import render
+from pixworld.stereo import match
 from pixworld.trajectories import TRAJECTORIES, at, interpolate
 from pixworld.view_choice import farthest_points
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Preview, Scene, Task, Views
@@ -37,7 +40,8 @@ OnPreview = Callable[[Preview], None]
 
 FRAMES = 96  # of the path that a video shows, at least
 TEXT_SIZE = 1000, 1500  # height and width of which only the ratio counts, where there is neither image nor camera
-OVERSAMPLE = 4  # photos are kept at so many times the model's size until they are cut to shape
+DETAIL = 8  # times the model's size at which photos are in the result, at most
+LIFTED = 400_000  # Gaussians that they have in all, at most, unless one a pixel of the model's are more
 RANGES = {
     "views": (1, 64),
     "size": (16, 4096),
@@ -91,7 +95,7 @@ def generate(
     model, checkpoint = load_checkpoint(options.checkpoint, device)
     size, patch = options.size or model.config.size, model.config.patch
 
-    posed, others = place(photos, list(cameras or []), options, OVERSAMPLE * size, on_progress)
+    posed, others = place(photos, list(cameras or []), options, DETAIL * size, on_progress)
     places = [p.views.cameras for p in posed] or others or [_pinhole(*TEXT_SIZE, _focal_px(TEXT_SIZE[1], options.fov))]
     shape = model_shape(places[0], size, patch)
     seen = [_framed(p, shape) for p in posed]
@@ -124,7 +128,10 @@ def generate(
         options.guidance,
     )
     scene = model.infer(task, on_step)
-    scene = replace(scene, gaussians=usable(scene.gaussians).detach().to("cpu"), views=scene.views.to("cpu"))
+    scene = replace(scene, gaussians=scene.gaussians.detach().to("cpu"), views=scene.views.to("cpu"))
+    factor = _detail(posed, shape)
+    if posed:
+        scene = in_detail(scene, posed, (factor * shape[0], factor * shape[1]), model.config.eps2d)
     report = {
         "prompt": options.prompt,
         "images": [p.name for p in posed],
@@ -134,11 +141,13 @@ def generate(
         "steps": options.steps,
         "guidance": options.guidance,
         "size": list(shape),
+        "detail": factor,
         "generated": len(targets),
         "path": options.trajectory or ("cameras" if others else "arc" if len(posed) < 2 else "images"),
         "gaussians": len(scene.gaussians),
         "seconds": round(time.monotonic() - began, 2),
     }
+    path = path.resize(factor * shape[0], factor * shape[1])
     return Generation(scene, len(posed), path, model.config.eps2d, report)
 
 
@@ -170,7 +179,7 @@ def place(
         if unposed:
             name, reason = unposed[0]
             raise InputError(f"no camera was found for {name} ({reason}); leave it out, or give the cameras.")
-    by_name = {p.name: p for p in found}
+    by_name = {p.name: p for p in match(found, on_progress)}
     return [by_name[p.name] for p in photos], others
 
 
@@ -256,13 +265,43 @@ def framed_camera(camera: Cameras, shape: tuple[int, int]) -> Cameras:
 
 
 def _framed(photo: PosedPhoto, shape: tuple[int, int]) -> Views:
-    """A photo at the size that is generated, with its points as sparse depth, and its mask."""
+    """A photo at the size that is generated, with what is known of its depth, and its mask."""
     views = photo.views
     top, left, h, w = _window(views.cameras.height, views.cameras.width, shape)
     window = ..., slice(top, top + h), slice(left, left + w)
     mask = None if views.mask is None else views.mask[window]
-    cut = replace(photo, views=Views(views.images[window], views.cameras.crop(top, left, h, w), mask=mask))
+    stereo = photo.stereo
+    if stereo is not None:
+        y, x = (a / b for a, b in zip(stereo.shape[-2:], views.images.shape[-2:]))
+        stereo = stereo[:, round(top * y) : round((top + h) * y), round(left * x) : round((left + w) * x)]
+    cut = PosedPhoto(
+        photo.name, Views(views.images[window], views.cameras.crop(top, left, h, w), mask=mask), photo.points, stereo
+    )
     return replace(model_view(cut, *shape), mask=pixel_mask(cut, *shape))
+
+
+def _detail(posed: Sequence[PosedPhoto], shape: tuple[int, int]) -> int:
+    """How many times the model's size the photos can be shown at; 1 without any."""
+    if not posed:
+        return 1
+    short = min(min(p.views.images.shape[-2:]) for p in posed)
+    return max(1, min(DETAIL, short // min(shape), math.isqrt(LIFTED // (len(posed) * math.prod(shape)))))
+
+
+def in_detail(scene: Scene, posed: Sequence[PosedPhoto], size: tuple[int, int], eps2d: float) -> Scene:
+    """A generated scene, one Gaussian a pixel of its views, the photos first, with the photos at `size` in their place:
+    lifted to the depth that was predicted for them, less what their masks hide. Its views are rendered anew."""
+    given, shape = len(posed), scene.views.images.shape[-2:]
+    photos = [_framed(p, size) for p in posed]
+    parts = []
+    for photo, means in zip(photos, scene.gaussians.means.split(math.prod(shape))):
+        depth = photo.cameras.project(means)[1].reshape(1, *shape)
+        parts.append(lift_photo(photo, depth).select(photo.mask.flatten()))
+    made = scene.gaussians.select(slice(given * math.prod(shape), None))
+    gaussians = Gaussians.cat([*parts, made.select(made.opacities > 0)])
+    cameras = scene.views.cameras.select(slice(given, None)).resize(*size)
+    generated = Views(render(gaussians, cameras, eps2d=eps2d).rgb.clamp(0, 1), cameras)
+    return replace(scene, gaussians=gaussians, views=Views.cat([*photos, generated]))
 
 
 def _distance(posed: Sequence[PosedPhoto], others: Sequence[Cameras]) -> float:

@@ -97,7 +97,7 @@ def regenerate(
             on_preview(news(preview.gaussians))
 
     targets = views.select(chosen.generated)
-    task = Task(clean, targets, options.prompt, options.seed, options.steps, options.guidance)
+    task = Task(clean, targets, options.prompt, options.seed, options.steps, options.guidance, keep_clean=False)
     made = news(model.infer(task, on_step).gaussians.detach()).to("cpu")
     if not len(made):
         raise InputError("nothing was generated inside the box; make it larger, or try another seed.")

@@ -8,6 +8,7 @@ is ever in the way is 0.15 dB better on the former, but tears 1.6 dB out of four
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -44,3 +45,22 @@ def in_the_way(
         blocked += seen & (z < nearest - TOLERANCE)
         agreeing += seen & (z >= nearest - TOLERANCE) & (z <= farthest + TOLERANCE)
     return SUPPORT * blocked > agreeing
+
+
+def before_surfaces(
+    means: Float[Tensor, "n 3"], views: Sequence[tuple[Cameras, Float[Tensor, "_ _"]]]
+) -> Bool[Tensor, " n"]:
+    """True where a point stands on or before a surface that any of the views sees, so that it would change that view.
+
+    views: one camera each with its z-depth at every pixel, 0 where it says nothing; of 3 x 3 pixels the farthest
+    counts.
+    """
+    changing = torch.zeros(len(means), dtype=torch.bool, device=means.device)
+    for cameras, depth in views:
+        pixels, z = (x[0] for x in cameras.project(means))
+        column, row = pixels.floor().long().unbind(-1)
+        seen = (z > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
+        row, column = row.clamp(0, cameras.height - 1), column.clamp(0, cameras.width - 1)
+        farthest = F.max_pool2d(depth[None], 3, 1, 1)[0, row, column]
+        changing |= seen & (z <= farthest * math.exp(TOLERANCE))
+    return changing

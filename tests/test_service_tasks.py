@@ -188,7 +188,8 @@ def test_generate_along_cameras_from_an_image(client):
     assert photos[0]["name"] == "frame_0001.png" and len({p["name"] for p in photos}) == 4
     np.testing.assert_allclose(last.arrays["c2w"], cameras.c2w[[0, 1, 3, 4]].double().numpy(), atol=1e-5)
     for i, (height, width) in enumerate(last.arrays["sizes"]):
-        assert Image.open(io.BytesIO(last.arrays[f"photo/{i}"].tobytes())).size == (width, height) == (48, 32)
+        shown = Image.open(io.BytesIO(last.arrays[f"photo/{i}"].tobytes()))
+        assert shown.size == (width, height) == (96, 64)  # those of the photo
     assert last.header["report"]["seed"] == 7 and last.header["report"]["prompt"] == "a ball"
     assert len(previews_of(progress)) >= 1
     again, _ = result_of(client, "generate", fields, image | arrays_of_cameras(cameras))
