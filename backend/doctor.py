@@ -206,6 +206,8 @@ def _disk() -> list[Finding]:
 
 def _numba_cache() -> list[Finding]:
     """Compiled kernels (*.nbi) lie beside their source, or under NUMBA_CACHE_DIR, or in the user's cache folder."""
+    from pixworld.kernel_cache import stamp
+
     package = Path(__file__).parents[1] / "pixworld"
     sources = [p for p in package.rglob("*.py") if re.search(r"^@\w*(kernel|njit)", p.read_text(), re.MULTILINE)]
     chosen = os.environ.get("NUMBA_CACHE_DIR")
@@ -217,8 +219,7 @@ def _numba_cache() -> list[Finding]:
         return [Finding("numba cache", "not beside the source", effect, "export NUMBA_CACHE_DIR=$HOME/.cache/numba")]
 
     def is_cached(source: Path) -> bool:
-        indices = source.parent.glob(f"__pycache__/{source.stem}.*.nbi")
-        return any(i.stat().st_mtime >= source.stat().st_mtime for i in indices)
+        return any(source.parent.glob(f"__pycache__/{source.stem}.*_{stamp(source.parent)}-*.nbi"))
 
     cold = [p.relative_to(package).as_posix() for p in sources if not is_cached(p)]
     if cold:

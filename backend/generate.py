@@ -40,7 +40,7 @@ def generate(
         cameras: camera file of the path to generate along, and of the images, where one is named like them
         trajectory: path around the first image instead; without --cameras arc, or the way through several images
         views: how many views are generated, spread over the path
-        size: short side in pixels; without it the model's own
+        size: short side at which is generated, in pixels; without it the model's own. Images stay up to 8 times as fine
         steps: Euler steps
         guidance: strength of the prompt; 1 is none beyond the model's own
         fov: field of view across the long side in degrees, where no camera and no EXIF tells

@@ -204,7 +204,7 @@ class Regenerate(OnBackend, bpy.types.Operator):
         name="Guidance", description="How closely the prompt is followed", default=1, min=0, max=100, soft_max=10
     )
     size: IntProperty(
-        name="Size", description="Short side of the generated views; 0 is that of the model", default=0, min=0, max=4096
+        name="Size", description="Short side at which is generated; 0 is that of the model", default=0, min=0, max=4096
     )
     seed: IntProperty(name="Seed", description="The same seed gives the same result", default=0, min=0)
 

@@ -77,7 +77,8 @@ class PixWorldSettings(bpy.types.PropertyGroup):
     )  # fmt: skip
     view_size: IntProperty(
         name="View Size",
-        description="Short side of the generated views in pixels; 0 is that of its training",
+        description="Short side, in pixels, at which views are generated; 0 is that of the model's training. What "
+        "images show stays up to 8 times as fine",
         default=0, min=0, max=4096, soft_max=1024,
     )  # fmt: skip
 

@@ -59,7 +59,7 @@ class GenerateOptions:
     prompt: str = ""
     trajectory: Literal["orbit", "arc", "dolly", "spiral"] | None = None
     views: int = 8  # that are generated, besides the images; all cameras of a file that has fewer
-    size: int | None = None  # short side in pixels; None is that of the model's training
+    size: int | None = None  # short side at which is generated, pixels; None is that of the model's training
     steps: int = 20  # of Euler
     guidance: float = 1.0
     fov: float = 60.0  # degrees across the long side, where neither EXIF nor a camera tells
@@ -95,7 +95,8 @@ def generate(
     model, checkpoint = load_checkpoint(options.checkpoint, device)
     size, patch = options.size or model.config.size, model.config.patch
 
-    posed, others = place(photos, list(cameras or []), options, DETAIL * size, on_progress)
+    # twice what they are shown at, as they are cut to shape yet
+    posed, others = place(photos, list(cameras or []), options, 2 * most_detail(len(photos), size) * size, on_progress)
     places = [p.views.cameras for p in posed] or others or [_pinhole(*TEXT_SIZE, _focal_px(TEXT_SIZE[1], options.fov))]
     shape = model_shape(places[0], size, patch)
     seen = [_framed(p, shape) for p in posed]
@@ -108,10 +109,10 @@ def generate(
         clean = replace(clean, depth=None)
 
     def usable(gaussians: Gaussians) -> Gaussians:
-        """Without those at pixels of the images, which come first, that a mask leaves out."""
-        keep = torch.ones(len(gaussians), dtype=torch.bool, device=gaussians.means.device)
+        """Without the transparent, and those at pixels of the images, which come first, that a mask leaves out."""
+        keep = gaussians.opacities > 0
         if clean is not None:
-            keep[: clean.mask.numel()] = clean.mask.flatten().to(keep)
+            keep[: clean.mask.numel()] &= clean.mask.flatten().to(keep)
         return gaussians.select(keep)
 
     def on_step(step: int, steps: int, preview: Preview | None) -> None:
@@ -129,9 +130,10 @@ def generate(
     )
     scene = model.infer(task, on_step)
     scene = replace(scene, gaussians=scene.gaussians.detach().to("cpu"), views=scene.views.to("cpu"))
-    factor = _detail(posed, shape)
+    factor = detail(posed, shape) if posed else 1
     if posed:
-        scene = in_detail(scene, posed, (factor * shape[0], factor * shape[1]), model.config.eps2d)
+        fine = [_framed(p, (factor * shape[0], factor * shape[1])) for p in posed]
+        scene = in_detail(scene, fine, model.config.eps2d, on_progress)
     report = {
         "prompt": options.prompt,
         "images": [p.name for p in posed],
@@ -280,28 +282,33 @@ def _framed(photo: PosedPhoto, shape: tuple[int, int]) -> Views:
     return replace(model_view(cut, *shape), mask=pixel_mask(cut, *shape))
 
 
-def _detail(posed: Sequence[PosedPhoto], shape: tuple[int, int]) -> int:
-    """How many times the model's size the photos can be shown at; 1 without any."""
-    if not posed:
-        return 1
-    short = min(min(p.views.images.shape[-2:]) for p in posed)
-    return max(1, min(DETAIL, short // min(shape), math.isqrt(LIFTED // (len(posed) * math.prod(shape)))))
+def most_detail(images: int, size: int) -> int:
+    """How many times the model's size so many images can be shown at, for what they cost."""
+    return max(1, min(DETAIL, math.isqrt(LIFTED // (max(1, images) * size * size))))
 
 
-def in_detail(scene: Scene, posed: Sequence[PosedPhoto], size: tuple[int, int], eps2d: float) -> Scene:
-    """A generated scene, one Gaussian a pixel of its views, the photos first, with the photos at `size` in their place:
-    lifted to the depth that was predicted for them, less what their masks hide. Its views are rendered anew."""
-    given, shape = len(posed), scene.views.images.shape[-2:]
-    photos = [_framed(p, size) for p in posed]
+def detail(posed: Sequence[PosedPhoto], shape: tuple[int, int]) -> int:
+    """The same, as far as what is shown of each of them has detail."""
+    short = min(min(_window(*p.views.images.shape[-2:], shape)[2:]) for p in posed)
+    return max(1, min(most_detail(len(posed), min(shape)), short // min(shape)))
+
+
+def in_detail(scene: Scene, photos: Sequence[Views], eps2d: float, on_progress: OnProgress) -> Scene:
+    """A generated scene, one Gaussian a pixel of its views, the photos first, with finer photos in their place: lifted
+    to the depth that was predicted for them, less what their masks hide. Its views are rendered anew, as fine."""
+    shape, size = scene.views.images.shape[-2:], photos[0].images.shape[-2:]
     parts = []
     for photo, means in zip(photos, scene.gaussians.means.split(math.prod(shape))):
         depth = photo.cameras.project(means)[1].reshape(1, *shape)
         parts.append(lift_photo(photo, depth).select(photo.mask.flatten()))
-    made = scene.gaussians.select(slice(given * math.prod(shape), None))
+    made = scene.gaussians.select(slice(len(photos) * math.prod(shape), None))
     gaussians = Gaussians.cat([*parts, made.select(made.opacities > 0)])
-    cameras = scene.views.cameras.select(slice(given, None)).resize(*size)
-    generated = Views(render(gaussians, cameras, eps2d=eps2d).rgb.clamp(0, 1), cameras)
-    return replace(scene, gaussians=gaussians, views=Views.cat([*photos, generated]))
+    views = list(photos)
+    for i in range(len(photos), len(scene.views)):
+        on_progress("render", i - len(photos), len(scene.views) - len(photos))
+        cameras = scene.views.cameras.select([i]).resize(*size)
+        views.append(Views(render(gaussians, cameras, eps2d=eps2d).rgb.clamp(0, 1), cameras))
+    return replace(scene, gaussians=gaussians, views=Views.cat(views))
 
 
 def _distance(posed: Sequence[PosedPhoto], others: Sequence[Cameras]) -> float:

@@ -65,6 +65,6 @@ def depth_image(
     depth: Float[Tensor, " n"], row: Int[Tensor, " n"], column: Int[Tensor, " n"], height: int, width: int
 ) -> Float[Tensor, "1 h w"]:
     """Depths at pixels, 0 elsewhere; of several in a pixel the nearest."""
-    flat = torch.full((height * width,), torch.inf)
+    flat = torch.full((height * width,), torch.inf, device=depth.device)
     flat.scatter_reduce_(0, row * width + column, depth.float(), "amin")
     return torch.where(flat.isinf(), 0.0, flat).reshape(1, height, width)

@@ -44,8 +44,9 @@ def match(
     sources = neighbours(Cameras.cat([p.views.cameras.resize(1, 1) for p in seeing]), NEIGHBOURS)
     ranges = [_log_range(p) for p in seeing]
     widest = max(high - low for low, high in ranges)
-    logs = [torch.full((1, 1, 1), (low + high) / 2) for low, high in ranges]
-    offsets = torch.linspace(-widest / 2, widest / 2, SWEEP)
+    device = seeing[0].views.images.device
+    logs = [torch.full((1, 1, 1), (low + high) / 2, device=device) for low, high in ranges]
+    offsets = torch.linspace(-widest / 2, widest / 2, SWEEP, device=device)
     for level in range(LEVELS):
         sizes = [_level_size(p.views.cameras, level) for p in seeing]
         grey = [_resize(p.views.images, *s).mean(1, keepdim=True) for p, s in zip(seeing, sizes)]
@@ -58,7 +59,7 @@ def match(
             others = [(grey[j], cameras[j]) for j in sources[i]]
             swept.append(sweep(grey[i], cameras[i], others, log_depth, offsets, window))
         logs, scores = zip(*swept)
-        offsets = torch.tensor(REFINE) * 0.6 * (offsets[1] - offsets[0])
+        offsets = torch.tensor(REFINE, device=device) * 0.6 * (offsets[1] - offsets[0])
     needed = min(2, len(seeing) - 1)
     depth = {}
     for i, photo in enumerate(seeing):

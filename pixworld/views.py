@@ -127,7 +127,7 @@ class Task:
     seed: int = 0
     steps: int = 20
     guidance: float = 1.0
-    keep_clean: bool = True  # nothing that is generated stands before what the clean views see
+    keep_clean: bool = True  # nothing that is generated may hide what the clean views see
 
 
 @dataclass(frozen=True)

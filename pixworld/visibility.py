@@ -17,9 +17,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pixworld.cameras import Cameras
+from pixworld.gaussians import Gaussians
 
 TOLERANCE = 0.08  # of log depth
 SUPPORT = 3  # views that must agree with a point, its own among them, for each whose sight it blocks
+REACH = 2.5  # standard deviations at which a Gaussian ends
+SMALLEST = 0.3  # pixels, of a standard deviation: smaller ones leave holes
 VIEWS = 3  # fewest: between two views alone it tears holes that nothing fills (-0.7 dB)
 
 
@@ -47,20 +50,28 @@ def in_the_way(
     return SUPPORT * blocked > agreeing
 
 
-def before_surfaces(
-    means: Float[Tensor, "n 3"], views: Sequence[tuple[Cameras, Float[Tensor, "_ _"]]]
-) -> Bool[Tensor, " n"]:
-    """True where a point stands on or before a surface that any of the views sees, so that it would change that view.
+def out_of_sight(
+    gaussians: Gaussians, views: Sequence[tuple[Cameras, Float[Tensor, "_ _"]]]
+) -> tuple[Bool[Tensor, " n"], Float[Tensor, " n"]]:
+    """What must happen for Gaussians [n] to change none of the views: True for those that must go, as they stand on or
+    before a surface that a view sees; and the largest scale of the others, as some reach into a view from beside it.
 
     views: one camera each with its z-depth at every pixel, 0 where it says nothing; of 3 x 3 pixels the farthest
     counts.
     """
+    means = gaussians.means
     changing = torch.zeros(len(means), dtype=torch.bool, device=means.device)
+    largest = torch.full_like(gaussians.opacities, torch.inf)
     for cameras, depth in views:
         pixels, z = (x[0] for x in cameras.project(means))
-        column, row = pixels.floor().long().unbind(-1)
-        seen = (z > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
-        row, column = row.clamp(0, cameras.height - 1), column.clamp(0, cameras.width - 1)
+        column, row = pixels.unbind(-1)
+        beside = torch.stack([-column, column - cameras.width, -row, row - cameras.height]).amax(0)
+        column = column.nan_to_num().long().clamp(0, cameras.width - 1)
+        row = row.nan_to_num().long().clamp(0, cameras.height - 1)
         farthest = F.max_pool2d(depth[None], 3, 1, 1)[0, row, column]
-        changing |= seen & (z <= farthest * math.exp(TOLERANCE))
-    return changing
+        before = (z > 0) & (z <= farthest * math.exp(TOLERANCE))
+        changing |= before & (beside < 0)
+        pixel = z / torch.sqrt(cameras.K[0, 0, 0] * cameras.K[0, 1, 1])
+        limit = (beside / REACH).clamp_min(SMALLEST) * pixel
+        largest = torch.where(before & (beside >= 0), torch.minimum(largest, limit), largest)
+    return changing, largest

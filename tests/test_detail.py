@@ -1,14 +1,17 @@
 """A photo lifted to a depth that was guessed at a smaller size, and what may stand before it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pixworld.cameras import Cameras
 from pixworld.detail import guided_filter, lift_photo
+from pixworld.gaussians import Gaussians
 from pixworld.metrics import psnr
 from pixworld.render import render
 from pixworld.views import Views
-from pixworld.visibility import before_surfaces
+from pixworld.visibility import out_of_sight
 
 HEIGHT, WIDTH, FACTOR = 64, 96, 4
 
@@ -54,13 +57,37 @@ def test_a_guide_without_texture_leaves_a_mean():
 
 def test_what_would_change_a_view_is_found():
     photo, depth = scene()
-    depth[0, 0, 0] = 0  # says nothing
-    origins, directions = photo.cameras.resize(16, 24).rays()
+    cameras = photo.cameras.resize(16, 24)
+    depth[0, 0, 0] = 0  # says nothing, but its neighbours do
+    origins, directions = cameras.rays()
 
     def at(row, column, z):
         return origins[0, row, column] + z * directions[0, row, column]
 
-    points = [at(8, 4, z) for z in (1.0, 4.0, 4.2, 4.6)] + [at(8, 12, z) for z in (1.9, 2.4)] + [at(0, 0, 1.0)]
-    outside = torch.tensor([[0.0, 0, -1], [9.0, 0, 1]])
-    found = before_surfaces(torch.cat([torch.stack(points), outside]), [(photo.cameras.resize(16, 24), depth[0])])
-    assert found.tolist() == [True, True, True, False, True, False, True, False, False]
+    means = [at(8, 4, z) for z in (1.0, 4.0, 4.2, 4.6)] + [at(8, 12, z) for z in (1.9, 2.4)] + [at(0, 0, 1.0)]
+    means += [torch.tensor([0.0, 0, -1]), torch.tensor([9.0, 0, 1])]
+    gaussians = cloud(torch.stack(means), 0.1)
+    changing, largest = out_of_sight(gaussians, [(cameras, depth[0])])
+    assert changing.tolist() == [True, True, True, False, True, False, True, False, False]
+    assert largest[~changing].min() > 0.1  # none reaches into the view
+
+
+def test_what_reaches_into_a_view_from_beside_it_is_made_small_enough():
+    photo, depth = scene()
+    lifted = lift_photo(photo, depth)
+    alone = render(lifted, photo.cameras, eps2d=0.1).rgb
+    x = torch.linspace(-3, 3, 7)
+    beside = cloud(torch.stack([x, torch.full_like(x, 1.4), torch.full_like(x, 3.0)], dim=-1), 0.4)  # below the frame
+    changing, largest = out_of_sight(beside, [(photo.cameras.resize(16, 24), depth[0])])
+    assert not changing.any()
+    small = replace(beside, scales=beside.scales.minimum(largest[:, None]))
+    worst = [
+        (render(Gaussians.cat([lifted, g]), photo.cameras, eps2d=0.1).rgb - alone).abs().max() for g in (beside, small)
+    ]
+    assert worst[0] > 0.25 and worst[1] < 0.06
+
+
+def cloud(means: torch.Tensor, scale: float) -> Gaussians:
+    n = len(means)
+    quats = torch.tensor([1.0, 0, 0, 0]).expand(n, 4)
+    return Gaussians(means, quats, torch.full((n, 3), scale), torch.full((n,), 0.9), torch.zeros(n, 1, 3))

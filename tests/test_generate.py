@@ -118,11 +118,11 @@ def test_the_given_image_leads_and_sizes_follow_the_patch(weights):
     made = generate([photo(height=50, width=77)], None, options, lambda *x: seen.append(x))
     assert made.given == 1 and len(made.scene.views) == 4
     assert made.report["size"] == [16, 32]  # 20 x 30.8 px in patches of 8, cut to that aspect
-    assert made.report["detail"] == 3  # of the photo's 50 px
-    assert made.scene.views.images.shape[-2:] == (48, 96) == (made.path.height, made.path.width)
-    lifted, generated = 48 * 96, 3 * 16 * 32
+    assert made.report["detail"] == 2  # of the 38 px of the photo that are shown
+    assert made.scene.views.images.shape[-2:] == (32, 64) == (made.path.height, made.path.width)
+    lifted, generated = 32 * 64, 3 * 16 * 32
     assert lifted < len(made.scene.gaussians) <= lifted + generated
-    assert seen[-1] == ("generate", 2, 2)
+    assert ("generate", 2, 2) in seen and seen[-1] == ("render", 2, 3)
     assert made.report["path"] == "arc" and made.report["generated"] == 3
 
 
@@ -139,7 +139,7 @@ def test_what_a_mask_leaves_out_is_not_in_the_scene(weights):
     assert columns.max() < width / 2 and columns.min() < 1
     small = math.prod(made.report["size"])
     assert lifted < len(made.scene.gaussians) <= lifted + 2 * small
-    assert {len(p.gaussians) for p in previews} == {small // 2 + 2 * small}
+    assert all(0 < len(p.gaussians) <= small // 2 + 2 * small for p in previews)
 
 
 def test_images_of_another_shape_are_cut_to_the_first(weights, arc):

@@ -165,3 +165,14 @@ def photo(views: Views, i: int) -> PosedPhoto:
     origins, directions = one.cameras.rays()
     z = views.depth[0, i]
     return PosedPhoto(str(i), one, (origins + z[None, ..., None] * directions)[0][z > 0])
+
+
+def test_stereo_stays_on_the_device_of_the_photos():
+    """No other device is here, but torch's meta device refuses to mix with the CPU as well."""
+    given, _ = photos(2)
+    views = [p.views.to("meta") for p in given]
+    grey = [v.images.mean(1, keepdim=True) for v in views]
+    start = torch.ones(1, HEIGHT, WIDTH, device="meta")
+    offsets = torch.linspace(-1, 1, 5, device="meta")
+    found, score = stereo.sweep(grey[0], views[0].cameras, [(grey[1], views[1].cameras)], start, offsets, 5)
+    assert found.device.type == score.device.type == "meta" and found.shape == (1, HEIGHT, WIDTH)

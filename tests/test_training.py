@@ -109,7 +109,7 @@ def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(bank_folder, tmp_path, mon
 
     with pytest.raises(InputError, match=r"steps = 20.*change it to 30"):
         loop.train("pixworld-tiny", str(bank_folder), broken, steps=30, resume=True)
-    with pytest.raises(InputError, match=r"recipe.hints = 0.65"):
+    with pytest.raises(InputError, match=r"recipe.hints = 0.8"):
         loop.train("pixworld-tiny", str(bank_folder), broken, resume=True, overrides=["recipe.hints=0.1"])
     with pytest.raises(InputError, match="already holds a run"):
         loop.train("pixworld-tiny", str(bank_folder), broken)
@@ -323,3 +323,14 @@ def test_batches_depend_on_seed_and_step_alone(bank_folder):
     a, b, c = (training_batch(bank, 3, 0, step, 8) for step in (5, 5, 6))
     assert torch.equal(a.images, b.images) and a.text == b.text
     assert a.images.shape != c.images.shape or not torch.equal(a.images, c.images)
+
+
+def test_a_run_of_another_version_is_not_resumed_with_other_settings(tmp_path):
+    made = settings.resolve("pixworld-tiny", "procedural", ["steps=2"])
+    settings.save_settings(tmp_path, made)
+    assert settings.load_settings(tmp_path) == made
+    written = json.loads((tmp_path / "run.json").read_text())
+    written["method"]["recipe"]["dense_hints"] = written["method"]["recipe"].pop("stereo")
+    (tmp_path / "run.json").write_text(json.dumps(written))
+    with pytest.raises(InputError, match=r"another version: it differs in method.recipe.dense_hints, method.recipe.st"):
+        settings.load_settings(tmp_path)

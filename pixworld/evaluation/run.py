@@ -120,7 +120,8 @@ def contenders(
 
 def predicted(model: Method, sample: Sample, rules: Protocol, steps: int, guidance: float, seed: int) -> Show:
     """The model's Gaussians, rendered with the low-pass that it was trained with; holes show the mean colour of the
-    given views, as with every other row. Reconstructed ones as `reconstruct` takes them: none in the way of a view."""
+    given views, as with every other row. Reconstructed ones as `reconstruct` takes them: none in the way of a view.
+    Generated ones as the method makes them, at its size: `generate` puts the photos in their place, in full detail."""
     device = next(model.parameters()).device
     given = sample.given.to(device)
     targets = sample.held.cameras.to(device) if rules.generated else None

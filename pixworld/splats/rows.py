@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from numba import njit
 
+from pixworld.kernel_cache import stamped
+
 
 @njit(nogil=True, cache=True)
+@stamped
 def unpack(table, columns, means, sh, logits, logs, quats):
     """Take table [m, properties] apart; column columns[i] holds the i-th of x y z, f_dc, f_rest, opacity, scale, rot.
 
@@ -28,6 +31,7 @@ def unpack(table, columns, means, sh, logits, logs, quats):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def pack(table, means, sh, logits, logs, quats):
     """Fill table [m, 17 + 3 (k - 1)] in the canonical order; its normals (columns 3 to 5) are left alone."""
     bands = sh.shape[1] - 1

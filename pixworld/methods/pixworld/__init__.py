@@ -23,8 +23,8 @@ class PixWorldRecipe:
     rendered_clean: int = 1  # clean views that are rendered and compared, at most
     novel: tuple[int, int] = (3, 3)  # fewest and most views that are rendered and compared but not seen
     generative_novel: tuple[int, int] = (1, 1)  # the same in a step with noisy views, all of which are rendered
-    # What holes show in training: with "mean", of the clean views, pixels in doubt are left open; with "random", all
-    # Gaussians become opaque. See LOG.md beside the weights.
+    # What holes show in steps without noisy views: with "mean", of the clean views, pixels in doubt are left open; with
+    # "random", all Gaussians become opaque. See LOG.md beside the weights.
     background: Literal["black", "mean", "random"] = "black"
     text_drop: float = 0.2
     # Scenes whose clean views carry sparse depth, as structure from motion gives it: log-uniform counts, with noise.
@@ -62,6 +62,7 @@ PAPER_RECIPE = PixWorldRecipe(
     rendered_clean=8,
     novel=(4, 8),
     generative_novel=(4, 8),
+    background="mean",
     hints=0.0,
     stereo=0.0,
     time_floor=0.05,

@@ -33,7 +33,7 @@ from pixworld.nn.encoders import load_geometry, load_perceptual, load_text
 from pixworld.nn.heads import GaussianHead, lift
 from pixworld.render import render
 from pixworld.views import InputError, OnStep, Preview, Scene, Task, Views
-from pixworld.visibility import before_surfaces
+from pixworld.visibility import out_of_sight
 
 STREAMS = ("clean", "noisy")
 
@@ -217,8 +217,8 @@ class PixWorld(Method):
         prediction = self.predict(clean, noisy, prompts)
         shown_clean = split.clean[: r.rendered_clean]
         shown = views.select(torch.cat([split.noisy, shown_clean, split.novel]))
-        background = None  # the mean colour
-        if r.background != "mean":
+        background = None  # the mean colour, as in inference
+        if r.background != "mean" and noisy is None:
             shade = torch.rand(b, 3, generator=generator) if r.background == "random" else torch.zeros(b, 3)
             background = shade.to(device)
         rgb = self._render(prediction.gaussians, shown.cameras, clean, background)
@@ -299,8 +299,8 @@ class PixWorld(Method):
 
 def complete(prediction: Prediction, task: Task) -> Gaussians:
     """The Gaussians of a generation, batched: those of the generated views that would change a clean one are made
-    transparent, as the method's blur would else hide the photos. Worth 0.7 dB from one view and 1.4 dB from two, and a
-    third of the perceptual distance (6 procedural scenes, 8 steps)."""
+    transparent or small, as the network's blur would else hide the photos. Worth 0.7 dB from one view and 1.4 dB from
+    two, and a third of the perceptual distance (6 procedural scenes, 8 steps)."""
     gaussians, clean = prediction.gaussians, task.clean
     if clean is None or not task.keep_clean:
         return gaussians
@@ -308,9 +308,10 @@ def complete(prediction: Prediction, task: Task) -> Gaussians:
     if clean.mask is not None:
         depth = depth * clean.mask
     views = [(clean.cameras.select(slice(k, k + 1)), z) for k, z in enumerate(depth)]
-    changing = before_surfaces(gaussians.means[0], views)
-    changing[: depth.numel()] = False
-    return replace(gaussians, opacities=gaussians.opacities.masked_fill(changing, 0))
+    changing, largest = out_of_sight(gaussians.map(lambda x: x[0]), views)
+    changing[: depth.numel()], largest[: depth.numel()] = False, torch.inf
+    opacities = gaussians.opacities.masked_fill(changing, 0)
+    return replace(gaussians, opacities=opacities, scales=gaussians.scales.minimum(largest[:, None]))
 
 
 class Split(NamedTuple):
