@@ -104,24 +104,25 @@ def load_settings(out: Path) -> Settings:
         raw = msgspec.json.decode(path.read_bytes())
         method = msgspec.convert(raw["method"], METHODS[raw["method"]["method"]], strict=False)
         settings = Settings(raw["preset"], raw["data"], msgspec.convert(raw["train"], TrainConfig), method)
-        written, known = (_names(x) for x in (raw, msgspec.to_builtins(settings, str_keys=True)))
+        other = _unlike(raw, settings)
     except (OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}); the run cannot be resumed without it") from None
-    if written != known:
+    if other:
         raise InputError(
-            f"{path} is of another version: it differs in {', '.join(sorted(written ^ known))}; start another run with "
-            "--init from its weights."
+            f"{path} is of another version: it differs in {', '.join(other)}; start another run with --init from its "
+            "weights."
         )
     return settings
 
 
-def _names(settings: dict[str, Any], path: str = "") -> set[str]:
-    """Dotted names of all fields; the keys of a field that maps numbers are values, not names."""
-    names = set()
-    for name, value in settings.items():
-        inner = isinstance(value, dict) and not all(key.lstrip("-").isdigit() for key in value)
-        names |= _names(value, f"{path}{name}.") if inner else {path + name}
-    return names
+def _unlike(raw: dict[str, Any], config: Any, path: str = "") -> list[str]:
+    """Dotted names of what is only in one of a file and the dataclass that was read from it."""
+    names = {f.name for f in fields(config)}
+    out = [path + name for name in sorted(names ^ raw.keys())]
+    for name in sorted(names & raw.keys()):
+        if is_dataclass(getattr(config, name)):
+            out += _unlike(raw[name], getattr(config, name), f"{path}{name}.")
+    return out
 
 
 def _folders(data: str) -> list[str]:
