@@ -43,7 +43,6 @@ class PixWorldRecipe:
     flow_weight: float = 0.25
     colour_weight: float = 0.25  # the flow-matching loss again, on the colour map before lifting; not in the paper
     depth_weight: float = 0.2
-    opacity_weight: float = 0.0  # of the mean opacity: what is in doubt stays thin, which refinement needs
     perceptual_weight: float = 0.1
     perceptual: str = "st-lpips-alex"  # see nn/encoders; VGG-16 takes three times as long as AlexNet
     geometry_weight: float = 0.0

@@ -240,8 +240,6 @@ class PixWorld(Method):
         if views.depth is not None and r.depth_weight:
             seen = views.select(torch.cat([split.clean, split.noisy]))
             terms["depth"] = r.depth_weight * log_depth_huber(prediction.depth, seen.depth)
-        if r.opacity_weight:
-            terms["opacity"] = r.opacity_weight * prediction.gaussians.opacities.mean()
         judged = slice(0, r.judged or b)
         rgb, truth, t = rgb[judged], truth[judged], t[judged]
         if r.perceptual_weight:
