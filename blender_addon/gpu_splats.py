@@ -29,7 +29,7 @@ from mathutils import Matrix
 
 from .harmonics import colours
 from .materials import MAX_ALPHA, MIN_ALPHA
-from .shading import LOW_PASS, NEAR
+from .splat_nodes import LOW_PASS, NEAR
 from .splats import FIELDS, read
 
 _WIDTH = 4096  # of the textures that hold Gaussians; a card allows 16,384 rows

@@ -10,13 +10,22 @@ import numpy as np
 C0 = 0.28209479177387814  # the constant band
 
 
-def bands(x: Any, y: Any, z: Any) -> list[Any]:
-    """The 15 basis values above the constant one at unit directions. x, y, z are numbers, arrays or node fields."""
+def first(x: Any, y: Any, z: Any) -> list[Any]:
+    """The basis of degree 1 at unit directions. x, y, z are numbers, arrays or node fields."""
+    c = 0.4886025119029199
+    return [-c * y, c * z, -c * x]
+
+
+def second(x: Any, y: Any, z: Any) -> list[Any]:
+    """The basis of degree 2."""
+    xx, yy, zz, c = x * x, y * y, z * z, 1.0925484305920792
+    return [c * (x * y), -c * (y * z), 0.31539156525252005 * (3.0 * zz - 1.0), -c * (x * z), c / 2 * (xx - yy)]
+
+
+def third(x: Any, y: Any, z: Any) -> list[Any]:
+    """The basis of degree 3."""
     xx, yy, zz = x * x, y * y, z * z
-    c1, c2 = 0.4886025119029199, 1.0925484305920792
     return [
-        -c1 * y, c1 * z, -c1 * x,
-        c2 * (x * y), -c2 * (y * z), 0.31539156525252005 * (3.0 * zz - 1.0), -c2 * (x * z), c2 / 2 * (xx - yy),
         -0.5900435899266435 * (y * (3.0 * xx - yy)),
         2.890611442640554 * (x * (y * z)),
         -0.4570457994644658 * (y * (5.0 * zz - 1.0)),
@@ -24,7 +33,12 @@ def bands(x: Any, y: Any, z: Any) -> list[Any]:
         -0.4570457994644658 * (x * (5.0 * zz - 1.0)),
         1.445305721320277 * (z * (xx - yy)),
         -0.5900435899266435 * (x * (xx - 3.0 * yy)),
-    ]  # fmt: skip
+    ]
+
+
+def bands(x: Any, y: Any, z: Any) -> list[Any]:
+    """The 15 basis values above the constant one at unit directions."""
+    return [*first(x, y, z), *second(x, y, z), *third(x, y, z)]
 
 
 def colours(sh: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import bpy
 import numpy as np
 
-from . import preferences, results
+from . import preferences, results, shading
 from .backend.client import BackendError, Event, Keys
 from .local_backend import LocalBackend
 from .session import Session
@@ -23,6 +23,7 @@ local = LocalBackend()
 HEADLESS = bpy.app.background  # no window, and no timer that fires
 BUSY_S, IDLE_S = 0.1, 0.5  # between two looks at the backend
 PIECE_S = 0.03  # of the work before a job, at one go; Blender's window waits for so long
+PART_S = 0.001  # of the shading that its result will need: one node group
 
 _on_result: Callable[[Event], None] | None = None  # of the present job
 _scene = ""  # the name of the one that the present job was asked for in
@@ -85,6 +86,8 @@ def pump() -> None:
         session.fail(ended)
     with contextlib.suppress(ValueError):  # session.error says it
         session.advance(PIECE_S)
+    if session.job is not None:
+        shading.make_ready(PART_S)
     event = session.pump()
     try:
         if event is not None and event.kind == "result":

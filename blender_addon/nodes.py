@@ -118,11 +118,6 @@ class Field:
     def is_vector(self) -> bool:
         return self.socket.type in {"VECTOR", "RGBA"}
 
-    @property
-    def socket_type(self) -> str:
-        """The type of a group's socket that takes this."""
-        return "NodeSocketVector" if self.is_vector else "NodeSocketFloat"
-
     def _binary(self, operation: str, other: Any) -> Field:
         if self.is_vector:
             return self.graph.vector_math(operation, self, other)
@@ -205,19 +200,17 @@ class Field:
         return self._component("Z")
 
 
-def write_group(name: str, write: Callable[..., dict[str, Field]], **inputs: Field) -> bpy.types.NodeTree:
-    """A new node group: `write(graph, **inputs)` makes its outputs of inputs of the same kinds as these.
-
-    Besides order, groups bring speed: each node and link that is added updates the whole of its tree.
-    """
+def write_group(name: str, write: Callable[..., dict[str, Field]], **inputs: str) -> bpy.types.NodeTree:
+    """A new node group: `write(graph, **inputs)` makes its outputs of inputs of these socket types."""
     tree = bpy.data.node_groups.new(name, "GeometryNodeTree")
-    for key, value in inputs.items():
-        tree.interface.new_socket(key, in_out="INPUT", socket_type=value.socket_type)
+    for key, kind in inputs.items():
+        tree.interface.new_socket(key, in_out="INPUT", socket_type=kind)
     g = Graph(tree)
     source = g.node("NodeGroupInput")
     made = write(g, **{key: g.out(source, key) for key in inputs})
     for key, value in made.items():
-        tree.interface.new_socket(key, in_out="OUTPUT", socket_type=value.socket_type)
+        kind = "NodeSocketVector" if value.is_vector else "NodeSocketFloat"
+        tree.interface.new_socket(key, in_out="OUTPUT", socket_type=kind)
     g.node("NodeGroupOutput", *made.values())
     g.arrange()
     return tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 
@@ -57,7 +58,6 @@ def bring_in(request: Request, about: Mapping[str, object], event: Event) -> lis
             notes.append(f"The render was not set up: {error}")
         if request.world is None and imported.cameras:
             cameras.look_through(imported.cameras[0], scene)
-    bpy.context.view_layer.update()  # so that it knows the new objects
     show(scene.pixworld, result)
     report = event.header.get("report", {})
     left_out = [*report.get("skipped", []), *report.get("unregistered", [])]
@@ -157,12 +157,14 @@ def pick(settings: bpy.types.PropertyGroup, line: int) -> None:
 def show(settings: bpy.types.PropertyGroup, item: bpy.types.Object) -> None:
     """Make a result the one of the list, and the selected and active object."""
     settings.picked = item.name
-    layer = bpy.context.view_layer
-    if item.name in layer.objects and bpy.context.mode == "OBJECT":
-        for other in bpy.context.selected_objects:
-            other.select_set(False)
+    if bpy.context.mode != "OBJECT":
+        return
+    others = bpy.context.selected_objects
+    with contextlib.suppress(RuntimeError):  # it is not in this view layer
         item.select_set(True)
-        layer.objects.active = item
+        for other in others:
+            other.select_set(other == item)
+        bpy.context.view_layer.objects.active = item
 
 
 def remove(item: bpy.types.Object) -> None:

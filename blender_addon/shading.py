@@ -10,20 +10,16 @@ ray (base colour only), sorted from the active camera; where viewport.py draws i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import time
 
 import bpy
 
-from .harmonics import bands
-from .materials import ELLIPSOIDS, MIN_ALPHA, QUADS, ellipsoids, is_ours, ours, quads, stamp
-from .nodes import Field, Graph, set_input, write_group
-from .rendering import LINEAR
+from . import splat_nodes as parts
+from .materials import ELLIPSOIDS, QUADS, ellipsoids, is_ours, ours, quads, stamp
+from .nodes import Field, Graph, set_input
+from .splat_nodes import GROUP, named
 from .splats import is_native
 
-NEAR = 0.01  # nearest z that is drawn, scene units
-LOW_PASS = 0.3  # variance added to the projection, px²
-
-GROUP = "PixWorld Splats"
 _BALLS = "Balls in Viewport"
 
 
@@ -32,9 +28,21 @@ def shade(splats: bpy.types.Object) -> None:
     if is_native(splats):
         return
     splats.data.materials.clear()
-    splats.data.materials.append(ours(bpy.data.materials, ELLIPSOIDS) or ellipsoids())
+    splats.data.materials.append(_ball_material())
     modifier = splats.modifiers.new(GROUP, "NODES")
-    modifier.node_group = ours(bpy.data.node_groups, GROUP) or _modifier()
+    modifier.node_group = _group()
+
+
+def make_ready(seconds: float) -> None:
+    """Make what `shade` needs and the file lacks, as far as it can be done in that time (a part takes up to 0.03 s).
+
+    Called again and again while a result is awaited, so that it stops the window for as short as its points need.
+    """
+    end = time.perf_counter() + seconds
+    for make in (*parts.MAKERS.values(), _ball_material, _quad_material, _group):
+        if time.perf_counter() >= end:
+            return
+        make()
 
 
 def modifier_of(splats: bpy.types.Object) -> bpy.types.Modifier | None:
@@ -52,6 +60,18 @@ def show_balls(splats: bpy.types.Object, shown: bool) -> None:
 
 
 # --- final render
+
+
+def _ball_material() -> bpy.types.Material:
+    return ours(bpy.data.materials, ELLIPSOIDS) or ellipsoids()
+
+
+def _quad_material() -> bpy.types.Material:
+    return ours(bpy.data.materials, QUADS) or quads()
+
+
+def _group() -> bpy.types.NodeTree:
+    return ours(bpy.data.node_groups, GROUP) or _modifier()
 
 
 def _modifier() -> bpy.types.NodeTree:
@@ -80,7 +100,7 @@ def _modifier() -> bpy.types.NodeTree:
     colour = g.vector(*(g.out(rgba, name) for name in ("Red", "Green", "Blue")))
     opacity = g.out(rgba, "Alpha")
     quads = _quads(g, points, position, local, camera, to_camera, colour, opacity)
-    balls = _store(g, points, "splat_colour", _in_light(g, colour.max((0.0, 0.0, 0.0))))
+    balls = _store(g, points, "splat_colour", parts.lit(g, colour=colour.max((0.0, 0.0, 0.0)))["lit"])
     balls = g.field("GeometryNodeSetMaterial", balls, into={"Material": ours(bpy.data.materials, ELLIPSOIDS)})
     shown = _switch(g, g.out(inputs, _BALLS), bare, balls)
     g.node("NodeGroupOutput", _switch(g, g.field("GeometryNodeIsViewport"), quads, shown))
@@ -108,40 +128,13 @@ def _quads(
     """A mesh of one quad a point. `local` is the position in the frame of the camera (an Object Info node); `colour`
     and `opacity` are those of radiance:base.
 
-    In the plane at distance 1 from the camera a Gaussian projects to the covariance [X Y][X Y]ᵀ of two rows; its
-    Cholesky factor [a 0; b c] spans the quad, which is put back at the distance of the Gaussian.
+    In the plane at distance 1 from the camera a Gaussian projects to an ellipse, which the quad spans at the distance
+    of the Gaussian.
     """
     z = -1.0 * local.z
-    x, y = local.x / z, local.y / z
-    lens = _part(g, "Lens", _intrinsics)
-    width, height, fx, fy, cx, cy = (lens[name] for name in ("width", "height", "fx", "fy", "cx", "cy"))
-
+    a, b, c = (parts.ellipse(g, local=local, to_camera=to_camera)[name] for name in "abc")
     reach = g.math("MULTIPLY", g.math("LOGARITHM", opacity * 255.0, 2.718281828459045).max(0.0), 2.0).sqrt()
-
-    # The Jacobian is taken no farther out than 15 % of the image beyond its borders.
-    u = x.max(-1.0 * (cx + 0.15 * width) / fx).min((1.15 * width - cx) / fx)
-    v = y.max((cy - 1.15 * height) / fy).min((cy + 0.15 * height) / fy)
-    scale = _named(g, "scale", "FLOAT_VECTOR")
-    rotation = _named(g, "rotation", "QUATERNION")
-    columns = []
-    for axis in range(3):
-        unit = tuple(float(i == axis) for i in range(3))
-        spread = g.field("FunctionNodeRotateVector", unit, rotation) * (scale.x, scale.y, scale.z)[axis]
-        seen = g.field("FunctionNodeTransformDirection", spread, to_camera)
-        columns.append(((seen.x + seen.z * u) / z, (seen.y + seen.z * v) / z))
-    X, Y = (g.vector(*row) for row in zip(*columns))
-    a = (X.dot(X) + LOW_PASS / (fx * fx)).sqrt()
-    b = X.dot(Y) / a
-    c = (Y.dot(Y) + LOW_PASS / (fy * fy) - b * b).max(0.0).sqrt()
-    height_y = (b * b + c * c).sqrt()
-
-    # Leave out what is too near, too faint, or outside the image.
-    col, row = fx * x + cx, cy - fy * y
-    wide, high = reach * a * fx, reach * height_y * fy
-    drawn = (
-        (z > NEAR) * (opacity > MIN_ALPHA) * (col + wide > 0.0) * (row + high > 0.0)
-        * (col - wide < width) * (row - high < height)
-    )  # fmt: skip
+    drawn = parts.drawn(g, local=local, opacity=opacity, reach=reach, a=a, b=b, c=c)["drawn"]
     points = g.field(
         "GeometryNodeDeleteGeometry", points, into={"Selection": g.math("SUBTRACT", 1.0, drawn)}, domain="POINT"
     )
@@ -150,11 +143,12 @@ def _quads(
         return g.field("FunctionNodeTransformDirection", g.vector(dx, dy, 0.0), g.out(camera, "Transform"))
 
     towards = (position - g.out(camera, "Location")).normalized()
+    seen = parts.seen_colour(g, colour=colour, d=towards)["seen"]
     for name, value in (
         ("splat_u", from_camera(a * z, b * z)),
         ("splat_v", from_camera(0.0, c * z)),
-        ("splat_colour", _in_light(g, _part(g, "Colour", _seen_colour, colour=colour, d=towards)["seen"])),
-        ("splat_normal", _normal(g, scale, rotation, towards)),
+        ("splat_colour", parts.lit(g, colour=seen)["lit"]),
+        ("splat_normal", parts.normal(g, towards=towards)["normal"]),
         ("splat_opacity_reach", g.vector(opacity, reach, 0.0)),
     ):
         points = _store(g, points, name, value)
@@ -164,99 +158,11 @@ def _quads(
     quad = _store(g, quad, "splat_corner", position)
     mesh = g.field("GeometryNodeInstanceOnPoints", points, into={"Instance": quad, "Scale": (0.0, 0.0, 0.0)})
     mesh = g.field("GeometryNodeRealizeInstances", mesh)
-    corner = _named(g, "splat_corner", "FLOAT_VECTOR") * _named(g, "splat_opacity_reach", "FLOAT_VECTOR").y
-    offset = _named(g, "splat_u", "FLOAT_VECTOR") * corner.x + _named(g, "splat_v", "FLOAT_VECTOR") * corner.y
+    corner = named(g, "splat_corner", "FLOAT_VECTOR") * named(g, "splat_opacity_reach", "FLOAT_VECTOR").y
+    offset = named(g, "splat_u", "FLOAT_VECTOR") * corner.x + named(g, "splat_v", "FLOAT_VECTOR") * corner.y
     mesh = g.field("GeometryNodeSetPosition", mesh, into={"Offset": offset})
     mesh = _store(g, mesh, "splat_corner", corner)
-    material = ours(bpy.data.materials, QUADS) or quads()
-    return g.field("GeometryNodeSetMaterial", mesh, into={"Material": material})
-
-
-def _part(g: Graph, name: str, write: Callable[..., dict[str, Field]], **inputs: Field) -> dict[str, Field]:
-    """The outputs of a node group of this file, which the file may have already."""
-    name = f"{GROUP}: {name}"
-    tree = ours(bpy.data.node_groups, name)
-    if tree is None:
-        tree = write_group(name, write, **inputs)
-        stamp(tree, name)
-    return g.group(tree, **inputs)
-
-
-def _seen_colour(g: Graph, colour: Field, d: Field) -> dict[str, Field]:
-    """max(0, 0.5 + SH) along d, in the object's frame; the attribute radiance:base holds 0.5 + the constant band.
-    Attributes that a scene lacks read as zero."""
-    for i, weight in enumerate(bands(d.x, d.y, d.z)):
-        colour = colour + _named(g, f"radiance:sh_{i}", "FLOAT_VECTOR") * weight
-    return {"seen": colour.max((0.0, 0.0, 0.0))}
-
-
-def _in_light(g: Graph, colour: Field) -> Field:
-    return _part(g, "Light", _lit, colour=colour)["lit"]
-
-
-def _lit(g: Graph, colour: Field) -> dict[str, Field]:
-    """The colour as it is, or where the scene blends in linear light as that."""
-    linear = _driven(g, LINEAR, f'["{LINEAR}"]', missing=0.0)
-
-    def decoded(c: Field) -> Field:
-        curve = g.math("POWER", (c + 0.055) / 1.055, 2.4)
-        return c + linear * (c / 12.92 + (c > 0.04045) * (curve - c / 12.92) - c)
-
-    return {"lit": g.vector(decoded(colour.x), decoded(colour.y), decoded(colour.z))}
-
-
-def _normal(g: Graph, scale: Field, rotation: Field, towards: Field) -> Field:
-    """The shortest axis, turned against the viewing direction `towards`, in the object's frame."""
-    by_x = (scale.x < scale.y) * (scale.x < scale.z)
-    by_y = (1.0 - by_x) * (scale.y < scale.z)
-    axis = g.field("FunctionNodeRotateVector", g.vector(by_x, by_y, 1.0 - by_x - by_y), rotation)
-    return axis * (1.0 - 2.0 * (axis.dot(towards) > 0.0))
-
-
-def _driven(g: Graph, name: str, path: str, missing: float | None = None) -> Field:
-    """A value that follows a property of the scene that is shown; `missing` where the scene has none."""
-    node = g.node("ShaderNodeValue")
-    node.name = node.label = name
-    driver = node.outputs[0].driver_add("default_value").driver
-    driver.type = "SUM"
-    variable = driver.variables.new()
-    variable.type = "CONTEXT_PROP"
-    target = variable.targets[0]
-    target.context_property = "ACTIVE_SCENE"
-    target.data_path = path
-    if missing is not None:
-        target.use_fallback_value, target.fallback_value = True, missing
-    return g.out(node)
-
-
-def _intrinsics(g: Graph) -> dict[str, Field]:
-    """width, height, fx, fy, cx, cy of the scene's camera in pixels, by drivers that follow camera and scene.
-    The same formulas as in cameras.py."""
-
-    percent = _driven(g, "resolution_percentage", "render.resolution_percentage") / 100.0
-    # Blender drops the fraction of a pixel
-    width, height = (
-        g.math("FLOOR", _driven(g, f"resolution_{a}", f"render.resolution_{a}") * percent + 1e-4) for a in "xy"
-    )
-    aspect_x, aspect_y = (_driven(g, f"aspect_{a}", f"render.pixel_aspect_{a}") for a in "xy")
-    lens, shift_x, shift_y, fit, sensor_width, sensor_height = (
-        _driven(g, name, f"camera.data.{name}", missing=1.0)  # else a driver stays broken once there is no camera
-        for name in ("lens", "shift_x", "shift_y", "sensor_fit", "sensor_width", "sensor_height")
-    )
-    # sensor_fit: 0 auto (the larger side, always with sensor_width), 1 horizontal, 2 vertical
-    wide, tall = width * aspect_x, height * aspect_y
-    by_height = (fit > 1.5).max((fit < 0.5) * (tall > wide))
-    side = wide + by_height * (tall - wide)
-    sensor = sensor_width + (fit > 1.5) * (sensor_height - sensor_width)
-    focal = lens / sensor * side
-    fx, fy = focal / aspect_x, focal / aspect_y
-    cx = width * 0.5 - shift_x * side / aspect_x
-    cy = height * 0.5 + shift_y * side / aspect_y
-    return {"width": width, "height": height, "fx": fx, "fy": fy, "cx": cx, "cy": cy}
-
-
-def _named(g: Graph, name: str, kind: str) -> Field:
-    return g.field("GeometryNodeInputNamedAttribute", name, data_type=kind, output="Attribute")
+    return g.field("GeometryNodeSetMaterial", mesh, into={"Material": _quad_material()})
 
 
 def _store(g: Graph, geometry: Field, name: str, value: Field) -> Field:
