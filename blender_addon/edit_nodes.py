@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import bpy
 
+from .node_parts import BOOL, FLOAT, GEOMETRY, INT, OBJECT, STRING, VECTOR, Family
 from .nodes import Field, Graph
 
 GROUP = "PixWorld Edit"
@@ -26,6 +27,7 @@ class Input(NamedTuple):
     description: str
 
 
+FAMILY = Family(GROUP)
 _BIG = 1e9
 INPUTS = (
     Input("Minimum Opacity", "NodeSocketFloat", 0.0, 0, 1, "Hide Gaussians that are more transparent"),
@@ -39,6 +41,10 @@ INPUTS = (
     Input("Tint", "NodeSocketColor", (1.0, 1.0, 1.0, 1.0), None, None, "Multiplies the colours"),
     Input("Saturation", "NodeSocketFloat", 1.0, 0, 10, "0 is grey, 1 as it is"),
 )
+LIMITS = {  # input of the part "Hidden" -> that of the modifier
+    "opacity": "Minimum Opacity", "smallest": "Smallest Size", "largest": "Largest Size",
+    "confidence": "Minimum Confidence", "box": "Box", "remove_inside": "Remove Inside",
+}  # fmt: skip
 
 
 def group() -> bpy.types.NodeTree:
@@ -58,31 +64,17 @@ def group() -> bpy.types.NodeTree:
     source = g.node("NodeGroupInput")
     given = {i.name: g.out(source, i.name) for i in INPUTS}
 
-    base = g.field("GeometryNodeInputNamedAttribute", "radiance:base", data_type="FLOAT_COLOR", output="Attribute")
-    rgba = g.node("FunctionNodeSeparateColor", base)
-    opacity = g.out(rgba, "Alpha")
-    scale = _named(g, "scale", "FLOAT_VECTOR")
-    size = scale.x.max(scale.y).max(scale.z)
-    largest = given["Largest Size"]
-    confidence = g.node("GeometryNodeInputNamedAttribute", "confidence", data_type="FLOAT")
-    doubtful = g.out(confidence, "Attribute") < given["Minimum Confidence"]
-    hidden = (
-        (opacity < given["Minimum Opacity"])
-        .max(size < given["Smallest Size"])
-        .max((size > largest) * (largest > 0.0))
-        .max(doubtful * g.out(confidence, "Exists"))
-        .max(_cropped(g, given["Box"], given["Remove Inside"]))
-    )
-    points = _drop(g, g.out(source, "Geometry"), hidden)
-    area = scale.x * scale.y * scale.z / scale.x.min(scale.y).min(scale.z).max(1e-12)
-    points = _decimate(g, points, given["Budget"], opacity * area)
-    points = _recolour(g, points, rgba, given["Gain"], given["Tint"], given["Saturation"])
-    g.node("NodeGroupOutput", points)
+    limits = {key: given[name] for key, name in LIMITS.items()}
+    points = _drop(g, g.out(source, "Geometry"), hidden(g, **limits)["hidden"])
+    points = decimated(g, points=points, budget=given["Budget"])["points"]
+    tone = {name.lower(): given[name] for name in ("Gain", "Tint", "Saturation")}
+    g.node("NodeGroupOutput", recoloured(g, points=points, **tone)["points"])
     g.arrange()
     return tree
 
 
-def _cropped(g: Graph, box: Field, remove_inside: Field) -> Field:
+@FAMILY.part("Cropped", box=OBJECT, remove_inside=BOOL)
+def cropped(g: Graph, box: Field, remove_inside: Field) -> dict[str, Field]:
     """1 for points on the wrong side of the box. Without a box, or with a flat one, there is no wrong side."""
     info = g.node("GeometryNodeObjectInfo", box, transform_space="RELATIVE")
     size = g.out(info, "Scale")
@@ -91,12 +83,35 @@ def _cropped(g: Graph, box: Field, remove_inside: Field) -> Field:
     local = g.vector_math("ABSOLUTE", local)
     outside = local.x.max(local.y).max(local.z) > 1.0
     wrong = g.math("ABSOLUTE", outside - remove_inside)
-    return wrong * (size.dot(size) > 0.0) * g.out(inverse, "Invertible")
+    return {"wrong": wrong * (size.dot(size) > 0.0) * g.out(inverse, "Invertible")}
 
 
-def _decimate(g: Graph, points: Field, budget: Field, importance: Field) -> Field:
-    """At most `budget` points, those that matter most. Equals are told apart by 1 % of noise, so that a cloud of equal
-    points thins out evenly."""
+@FAMILY.part("Hidden", opacity=FLOAT, smallest=FLOAT, largest=FLOAT, confidence=FLOAT, box=OBJECT, remove_inside=BOOL)
+def hidden(
+    g: Graph, opacity: Field, smallest: Field, largest: Field, confidence: Field, box: Field, remove_inside: Field
+) -> dict[str, Field]:
+    """1 for points beyond one of the limits."""
+    scale = _named(g, "scale", "FLOAT_VECTOR")
+    size = scale.x.max(scale.y).max(scale.z)
+    known = g.node("GeometryNodeInputNamedAttribute", "confidence", data_type="FLOAT")
+    doubtful = g.out(known, "Attribute") < confidence
+    beyond = (
+        (g.out(_base(g), "Alpha") < opacity)
+        .max(size < smallest)
+        .max((size > largest) * (largest > 0.0))
+        .max(doubtful * g.out(known, "Exists"))
+        .max(cropped(g, box=box, remove_inside=remove_inside)["wrong"])
+    )
+    return {"hidden": beyond}
+
+
+@FAMILY.part("Decimated", points=GEOMETRY, budget=INT)
+def decimated(g: Graph, points: Field, budget: Field) -> dict[str, Field]:
+    """At most `budget` points, those that matter most, by opacity times area. Equals are told apart by 1 % of noise, so
+    that a cloud of equal points thins out evenly."""
+    scale = _named(g, "scale", "FLOAT_VECTOR")
+    area = scale.x * scale.y * scale.z / scale.x.min(scale.y).min(scale.z).max(1e-12)
+    importance = g.out(_base(g), "Alpha") * area
     noise = g.node("FunctionNodeRandomValue", data_type="FLOAT", into={"Min": 1.0, "Max": 1.01})
     count = g.field("GeometryNodeAttributeDomainSize", points, component="POINTCLOUD", output="Point Count")
     weighed = _store(g, points, _WEIGHT, importance * g.out(noise, "Value"), "FLOAT")  # noise goes by index: keep it
@@ -107,36 +122,58 @@ def _decimate(g: Graph, points: Field, budget: Field, importance: Field) -> Fiel
         g.feed(next(s for s in first_out.inputs if s.name == name and s.enabled), value)
     fewer = _drop(g, weighed, 1.0 - (weight > g.out(first_out)))
     fewer = g.field("GeometryNodeRemoveAttribute", fewer, into={"Name": _WEIGHT})
-    return _switch(g, (budget > 0.5) * (count > budget), points, fewer)
+    return {"points": _switch(g, (budget > 0.5) * (count > budget), points, fewer)}
 
 
-def _recolour(g: Graph, points: Field, rgba: bpy.types.Node, gain: Field, tint: Field, saturation: Field) -> Field:
-    """A linear change of colour goes into every band alike; the colour seen from anywhere changes in the same way."""
+TONE = {"gain": FLOAT, "tint": VECTOR, "saturation": FLOAT}
 
-    def change(colour: Field) -> Field:
-        grey = g.field("ShaderNodeVectorMath", colour, LUMA, operation="DOT_PRODUCT", output="Value")
-        grey = g.vector(grey, grey, grey)
-        return (grey + (colour - grey) * saturation) * tint * gain
 
-    colour = change(g.vector(*(g.out(rgba, name) for name in ("Red", "Green", "Blue"))))
+@FAMILY.part("Toned", colour=VECTOR, **TONE)
+def toned(g: Graph, colour: Field, gain: Field, tint: Field, saturation: Field) -> dict[str, Field]:
+    """The colour after a linear change, which goes into every band alike, so that the colour seen from anywhere changes
+    in the same way."""
+    grey = g.field("ShaderNodeVectorMath", colour, LUMA, operation="DOT_PRODUCT", output="Value")
+    grey = g.vector(grey, grey, grey)
+    return {"colour": (grey + (colour - grey) * saturation) * tint * gain}
+
+
+@FAMILY.part("Toned Band", points=GEOMETRY, name=STRING, **TONE)
+def toned_band(g: Graph, points: Field, name: Field, **tone: Field) -> dict[str, Field]:
+    """The points with the change in the SH band that the attribute of this name holds, if there is one."""
+    band = g.node("GeometryNodeInputNamedAttribute", name, data_type="FLOAT_VECTOR")
+    there = g.node("GeometryNodeSampleIndex", points, data_type="BOOLEAN", domain="POINT")
+    g.feed(next(s for s in there.inputs if s.name == "Value" and s.enabled), g.out(band, "Exists"))
+    changed = toned(g, colour=g.out(band, "Attribute"), **tone)["colour"]
+    return {"points": _switch(g, g.out(there), points, _store(g, points, name, changed, "FLOAT_VECTOR"))}
+
+
+@FAMILY.part("Recoloured", points=GEOMETRY, **TONE)
+def recoloured(g: Graph, points: Field, gain: Field, tint: Field, saturation: Field) -> dict[str, Field]:
+    """The points with all their colours changed."""
+    tone = {"gain": gain, "tint": tint, "saturation": saturation}
+    rgba = _base(g)
+    colour = g.vector(*(g.out(rgba, name) for name in ("Red", "Green", "Blue")))
+    colour = toned(g, colour=colour, **tone)["colour"]
     base = g.node("FunctionNodeCombineColor", colour.x, colour.y, colour.z, g.out(rgba, "Alpha"))
     changed = _store(g, points, "radiance:base", g.out(base), "FLOAT_COLOR")
     for i in range(SH_BANDS):
-        band = g.node("GeometryNodeInputNamedAttribute", f"radiance:sh_{i}", data_type="FLOAT_VECTOR")
-        there = g.node("GeometryNodeSampleIndex", points, data_type="BOOLEAN", domain="POINT")
-        g.feed(next(s for s in there.inputs if s.name == "Value" and s.enabled), g.out(band, "Exists"))
-        stored = _store(g, changed, f"radiance:sh_{i}", change(g.out(band, "Attribute")), "FLOAT_VECTOR")
-        changed = _switch(g, g.out(there), changed, stored)
+        changed = toned_band(g, points=changed, name=f"radiance:sh_{i}", **tone)["points"]
     white = g.vector_math("SUBTRACT", tint, (1.0, 1.0, 1.0))
     off = g.math("ABSOLUTE", gain - 1.0) + g.math("ABSOLUTE", saturation - 1.0) + white.dot(white)
-    return _switch(g, off > 1e-6, points, changed)
+    return {"points": _switch(g, off > 1e-6, points, changed)}
+
+
+def _base(g: Graph) -> bpy.types.Node:
+    """The base colour and the opacity, apart."""
+    base = g.field("GeometryNodeInputNamedAttribute", "radiance:base", data_type="FLOAT_COLOR", output="Attribute")
+    return g.node("FunctionNodeSeparateColor", base)
 
 
 def _named(g: Graph, name: str, kind: str) -> Field:
     return g.field("GeometryNodeInputNamedAttribute", name, data_type=kind, output="Attribute")
 
 
-def _store(g: Graph, points: Field, name: str, value: Field, kind: str) -> Field:
+def _store(g: Graph, points: Field, name: str | Field, value: Field, kind: str) -> Field:
     into = {"Name": name, "Value": value}
     return g.field("GeometryNodeStoreNamedAttribute", points, into=into, data_type=kind, domain="POINT")
 

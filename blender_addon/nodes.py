@@ -5,7 +5,6 @@ Geometry and shader trees share the math nodes used here, so one helper serves b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import bpy
@@ -198,19 +197,3 @@ class Field:
     @property
     def z(self) -> Field:
         return self._component("Z")
-
-
-def write_group(name: str, write: Callable[..., dict[str, Field]], **inputs: str) -> bpy.types.NodeTree:
-    """A new node group: `write(graph, **inputs)` makes its outputs of inputs of these socket types."""
-    tree = bpy.data.node_groups.new(name, "GeometryNodeTree")
-    for key, kind in inputs.items():
-        tree.interface.new_socket(key, in_out="INPUT", socket_type=kind)
-    g = Graph(tree)
-    source = g.node("NodeGroupInput")
-    made = write(g, **{key: g.out(source, key) for key in inputs})
-    for key, value in made.items():
-        kind = "NodeSocketVector" if value.is_vector else "NodeSocketFloat"
-        tree.interface.new_socket(key, in_out="OUTPUT", socket_type=kind)
-    g.node("NodeGroupOutput", *made.values())
-    g.arrange()
-    return tree

@@ -39,7 +39,7 @@ def make_ready(seconds: float) -> None:
     Called again and again while a result is awaited, so that it stops the window for as short as its points need.
     """
     end = time.perf_counter() + seconds
-    for make in (*parts.MAKERS.values(), _ball_material, _quad_material, _group):
+    for make in (*parts.FAMILY.makers, _ball_material, _quad_material, _group):
         if time.perf_counter() >= end:
             return
         make()

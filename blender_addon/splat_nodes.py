@@ -1,49 +1,22 @@
-"""The parts of the splats' modifier: node groups that compute what a Gaussian looks like from the active camera.
-
-Besides order, groups bring speed: each node and link that is added updates the whole of its tree. And they can be made
-one at a time before they are needed, so that Blender's window never stops for long: see `shading.make_ready`.
-"""
+"""The parts of the splats' modifier, which compute what a Gaussian looks like from the active camera. They can be made
+one at a time before they are needed, so that Blender's window never stops for long: see `shading.make_ready`."""
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
-
-import bpy
 
 from .harmonics import first, second, third
-from .materials import MIN_ALPHA, ours, stamp
-from .nodes import Field, Graph, write_group
+from .materials import MIN_ALPHA
+from .node_parts import FLOAT, MATRIX, VECTOR, Family
+from .nodes import Field, Graph
 from .rendering import LINEAR
 
 GROUP = "PixWorld Splats"
 NEAR = 0.01  # nearest z that is drawn, scene units
 LOW_PASS = 0.3  # variance added to the projection, px²
 
-FLOAT, VECTOR, MATRIX = "NodeSocketFloat", "NodeSocketVector", "NodeSocketMatrix"
-Parts = Callable[..., dict[str, Field]]  # (graph, **inputs) -> outputs by name
-
-MAKERS: dict[str, Callable[[], bpy.types.NodeTree]] = {}  # makes the group of this name, or finds it in the file
-
-
-def part(title: str, **inputs: str) -> Callable[[Parts], Parts]:
-    """Turn a function that writes nodes into one that uses a group of them. `inputs`: the types of its sockets."""
-
-    def wrap(write: Parts) -> Parts:
-        name = f"{GROUP}: {title}"
-
-        def make() -> bpy.types.NodeTree:
-            tree = ours(bpy.data.node_groups, name)
-            if tree is None:
-                tree = write_group(name, write, **inputs)
-                stamp(tree, name)
-            return tree
-
-        MAKERS[name] = make
-        return lambda g, **fields: g.group(make(), **fields)
-
-    return wrap
+FAMILY = Family(GROUP)
 
 
 def _driven(g: Graph, name: str, path: str, missing: float | None = None) -> Field:
@@ -62,7 +35,7 @@ def _driven(g: Graph, name: str, path: str, missing: float | None = None) -> Fie
     return g.out(node)
 
 
-@part("Lens")
+@FAMILY.part("Lens")
 def lens(g: Graph) -> dict[str, Field]:
     """width, height, fx, fy, cx, cy of the scene's camera in pixels, by drivers that follow camera and scene.
     The same formulas as in cameras.py."""
@@ -94,7 +67,7 @@ def _lens(g: Graph) -> list[Field]:
     return [found[name] for name in ("width", "height", "fx", "fy", "cx", "cy")]
 
 
-@part("Ellipse", local=VECTOR, to_camera=MATRIX)
+@FAMILY.part("Ellipse", local=VECTOR, to_camera=MATRIX)
 def ellipse(g: Graph, local: Field, to_camera: Field) -> dict[str, Field]:
     """In the plane at distance 1 from the camera a Gaussian projects to the covariance [X Y][X Y]ᵀ of two rows; its
     Cholesky factor is [a 0; b c]. `local` is the position in the frame of the camera, which looks along -z with y up.
@@ -119,7 +92,7 @@ def ellipse(g: Graph, local: Field, to_camera: Field) -> dict[str, Field]:
     return {"a": a, "b": b, "c": c}
 
 
-@part("Drawn", local=VECTOR, opacity=FLOAT, reach=FLOAT, a=FLOAT, b=FLOAT, c=FLOAT)
+@FAMILY.part("Drawn", local=VECTOR, opacity=FLOAT, reach=FLOAT, a=FLOAT, b=FLOAT, c=FLOAT)
 def drawn(g: Graph, local: Field, opacity: Field, reach: Field, a: Field, b: Field, c: Field) -> dict[str, Field]:
     """1 but for what is too near, too faint, or outside the image; `reach` is where a Gaussian ends, in sigmas."""
     width, height, fx, fy, cx, cy = _lens(g)
@@ -130,13 +103,13 @@ def drawn(g: Graph, local: Field, opacity: Field, reach: Field, a: Field, b: Fie
     return {"drawn": (z > NEAR) * (opacity > MIN_ALPHA) * inside}
 
 
-@part("Lower Bands", d=VECTOR)
+@FAMILY.part("Lower Bands", d=VECTOR)
 def lower(g: Graph, d: Field) -> dict[str, Field]:
     """What the bands of degree 1 and 2 add to a colour that is seen along d."""
     return {"sum": _weighed(g, 0, first(d.x, d.y, d.z) + second(d.x, d.y, d.z))}
 
 
-@part("Higher Bands", d=VECTOR)
+@FAMILY.part("Higher Bands", d=VECTOR)
 def higher(g: Graph, d: Field) -> dict[str, Field]:
     """What the bands of degree 3 add."""
     return {"sum": _weighed(g, 8, third(d.x, d.y, d.z))}
@@ -148,13 +121,13 @@ def _weighed(g: Graph, start: int, weights: list[Field]) -> Field:
     return functools.reduce(operator.add, terms)
 
 
-@part("Colour", colour=VECTOR, d=VECTOR)
+@FAMILY.part("Colour", colour=VECTOR, d=VECTOR)
 def seen_colour(g: Graph, colour: Field, d: Field) -> dict[str, Field]:
     """max(0, 0.5 + SH) along d, in the object's frame; the attribute radiance:base holds 0.5 + the constant band."""
     return {"seen": (colour + lower(g, d=d)["sum"] + higher(g, d=d)["sum"]).max((0.0, 0.0, 0.0))}
 
 
-@part("Light", colour=VECTOR)
+@FAMILY.part("Light", colour=VECTOR)
 def lit(g: Graph, colour: Field) -> dict[str, Field]:
     """The colour as it is, or where the scene blends in linear light as that."""
     linear = _driven(g, LINEAR, f'["{LINEAR}"]', missing=0.0)
@@ -166,7 +139,7 @@ def lit(g: Graph, colour: Field) -> dict[str, Field]:
     return {"lit": g.vector(decoded(colour.x), decoded(colour.y), decoded(colour.z))}
 
 
-@part("Normal", towards=VECTOR)
+@FAMILY.part("Normal", towards=VECTOR)
 def normal(g: Graph, towards: Field) -> dict[str, Field]:
     """The shortest axis, turned against the viewing direction `towards`, in the object's frame."""
     scale, rotation = named(g, "scale", "FLOAT_VECTOR"), named(g, "rotation", "QUATERNION")
