@@ -68,7 +68,7 @@ def add_scene(
         holder[BY_PHOTO] = holder[splats.MADE] = True
         collection.children.link(holder)
     clouds = [splats.make(f"{part} Splats", arrays, holder) for part, arrays in parts]
-    for cloud in clouds:  # only now: to make a point cloud, some Blenders evaluate all that is shaded already
+    for cloud in clouds:
         cloud.parent = root
         shading.shade(cloud)
         viewport.adopt(cloud, scene)

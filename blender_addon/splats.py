@@ -132,10 +132,16 @@ def _convert(name: str, filled: Mapping[str, tuple[str, np.ndarray]]) -> bpy.typ
     mesh.vertices.add(len(filled["position"][1]))
     _fill(mesh, filled)
     holder = bpy.data.objects.new(name, mesh)
-    bpy.context.scene.collection.objects.link(holder)
-    chosen = [holder]
+    apart = bpy.data.scenes.new(name)  # in the user's, all that is shaded there would be evaluated too
+    apart.collection.objects.link(holder)
+    chosen, layer = [holder], apart.view_layers[0]
     with bpy.context.temp_override(
-        active_object=holder, object=holder, selected_objects=chosen, selected_editable_objects=chosen
+        scene=apart,
+        view_layer=layer,
+        active_object=holder,
+        object=holder,
+        selected_objects=chosen,
+        selected_editable_objects=chosen,
     ):
         targets = bpy.ops.object.convert.get_rna_type().properties["target"].enum_items
         if "POINTCLOUD" in targets and bpy.ops.object.convert.poll():
@@ -144,6 +150,7 @@ def _convert(name: str, filled: Mapping[str, tuple[str, np.ndarray]]) -> bpy.typ
         else:  # Blender 4.2, or Edit Mode
             cloud = _convert_by_nodes(holder)
     bpy.data.objects.remove(holder)
+    bpy.data.scenes.remove(apart)
     bpy.data.meshes.remove(mesh)
     cloud.name = name
     return cloud
