@@ -11,7 +11,7 @@ import bpy
 import numpy as np
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
 
-from . import editing, export, jobs, proxy, regenerate, splats
+from . import editing, export, jobs, proxy, regenerate, requests, splats
 from .backend.client import BackendError, Event
 from .on_splats import OnBackend, OnSplats, active_parts, all_parts
 
@@ -246,6 +246,8 @@ class Regenerate(OnBackend, bpy.types.Operator):
             others = [(bpy.data.objects.get(other), box) for other, box in boxes.items() if other != name]
             found = [(x, box) for x, box in others if splats.is_splats(x)]
             jobs.session.notes = regenerate.take_in(_still(name), boxes[name], event.arrays, found)
+            how = {key: fields[key] for key in ("prompt", "guidance", "options")}
+            requests.record(_still(name), how | {"splats": name, "box": boxes[name].tolist()})
 
         _run("regenerate", fields, arrays | {"box": boxes[name]}, take_in)
 

@@ -179,8 +179,8 @@ def duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} s"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _counted(number: int, noun: str, several: str = "") -> str:
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
 
 
 def about(card: dict) -> list[str]:
@@ -194,6 +194,8 @@ def about(card: dict) -> list[str]:
     lines = [f"{made} {card.get('made', '')}", ", ".join([f"Seed {settings['seed']}", *counts])]
     if card["task"] == "generate" and settings["prompt"]:
         lines.insert(0, settings["prompt"])
+    if card.get("regenerated"):
+        lines.append(f"{_counted(len(card['regenerated']), 'box', 'boxes')} generated anew since")
     return [*lines, f"{backend.get('checkpoint')} {backend.get('hash') or ''} on {backend.get('device')}"]
 
 

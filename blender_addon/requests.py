@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import bpy
 import numpy as np
 
-from . import cameras, sources
+from . import cameras, export, sources
 from .backend import __version__
 from .sources import Source, Steps
 
@@ -105,6 +105,15 @@ def card_of(item: bpy.types.Object) -> dict[str, Any] | None:
         return card if isinstance(card, dict) and {"task", "settings", "photos", "cameras"} <= card.keys() else None
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def record(item: bpy.types.Object, change: dict[str, Any]) -> None:
+    """Add to the shot card of splats, or of the root that holds theirs, what was generated anew in them."""
+    holder = item if CARD in item else export.root_of(item)
+    card = card_of(holder)
+    if card is not None:
+        made = {"made": time.strftime("%Y-%m-%d %H:%M:%S")}
+        holder[CARD] = json.dumps(card | {"regenerated": [*card.get("regenerated", []), change | made]})
 
 
 # --- what is asked for

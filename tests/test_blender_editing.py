@@ -1,6 +1,7 @@
 """Editing in a real Blender: filters, crop boxes, colours, alignment, export, proxy meshes, what is in a box anew."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -843,6 +844,8 @@ def check_backend_buttons(folder, extension, service):
     matrix = module("regenerate").box_of(cloud, box)
     outside = ~editing.in_box(before["means"], matrix)
     how = {"box": box.name, "prompt": "a tree", "steps": 3, "seed": 4, "guidance": 2.0}
+    card = {"task": "generate", "settings": {}, "photos": [], "cameras": []}
+    cloud["pixworld_card"] = json.dumps(card)
     assert ops.regenerate(**how) == {"FINISHED"}
     assert "already" in fails(lambda: ops.regenerate(**how)) or not ops.regenerate.poll()
     finish()
@@ -850,6 +853,9 @@ def check_backend_buttons(folder, extension, service):
     assert_same({name: array[:rest] for name, array in after.items()}, subset(before, outside))
     assert 200 < len(after["means"]) - rest < 400  # (1 / 1.2)³ of 500
     assert editing.in_box(after["means"][rest:], matrix).all()
+    (change,) = module("requests").card_of(cloud)["regenerated"]
+    assert (change["prompt"], change["options"], change["splats"]) == ("a tree", {"steps": 3, "seed": 4}, cloud.name)
+    assert np.array_equal(change["box"], matrix)
 
     assert "No box was chosen" in fails(lambda: ops.regenerate(box="nothing"))
     ops.regenerate(**how | {"prompt": "fail"})
