@@ -1,12 +1,14 @@
 """Densification and pruning as Markov chain Monte Carlo moves (Kheradmand et al. 2024): Gaussians that have died are
-dropped, and living ones are split so that the image hardly changes. Fields are those of refine.py, each a parameter of
-one Adam; they are replaced by larger or smaller ones together with their moments."""
+dropped, and living ones are split so that the image hardly changes. Fields are those of refine.py; they are replaced by
+larger or smaller ones, and so are Adam's averages."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from pixworld.adam import Adam
 
 DEAD = 0.005  # opacity at and below which a Gaussian is dropped
 MAX_COPIES = 20  # of one Gaussian at once
@@ -31,11 +33,11 @@ def split(
 
 @torch.no_grad()
 def prune_and_split(
-    fields: dict[str, Tensor], optimiser: torch.optim.Adam, rows: int, generator: torch.Generator
+    fields: dict[str, Tensor], optimiser: Adam, rows: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Drop the dead, and split living Gaussians, drawn by opacity, until there are `rows`; returns the new fields.
 
-    Adam's moments of what was split start anew.
+    Adam's averages of what was split start anew.
     """
     opacities = fields["logit_opacities"].sigmoid()
     alive = (opacities > DEAD).nonzero().squeeze(-1)
@@ -46,12 +48,16 @@ def prune_and_split(
         return fields
     source = torch.cat([alive, alive[drawn]])  # the old row of every new one
     copies = 1 + torch.bincount(drawn, minlength=len(alive))
-    opacity, scales = split(opacities[alive], fields["log_scales"][alive].exp(), copies)
-    new = {name: x[source] for name, x in fields.items()}
-    parts = (copies > 1)[torch.cat([torch.arange(len(alive), device=drawn.device), drawn])]
-    new["logit_opacities"][parts] = torch.logit(torch.cat([opacity, opacity[drawn]])[parts], eps=1e-4)
-    new["log_scales"][parts] = torch.cat([scales, scales[drawn]])[parts].log()
-    return {name: _replace(optimiser, x, new[name].requires_grad_(), source, parts) for name, x in fields.items()}
+    new = {name: x[source].requires_grad_() for name, x in fields.items()}
+    row = torch.cat([torch.arange(len(alive), device=drawn.device), drawn])  # among the living, of every new one
+    parts = copies[row] > 1
+    whole = source[parts]
+    opacity, scales = split(opacities[whole], fields["log_scales"][whole].exp(), copies[row][parts])
+    new["logit_opacities"][parts] = torch.logit(opacity, eps=1e-4)
+    new["log_scales"][parts] = scales.log()
+    for name in fields:
+        optimiser.take(name, source, parts)
+    return new
 
 
 def _draw(weights: Float[Tensor, " n"], count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
@@ -59,16 +65,3 @@ def _draw(weights: Float[Tensor, " n"], count: int, generator: torch.Generator) 
     edges = weights.double().cpu().cumsum(0)
     points = torch.rand(count, dtype=torch.float64, generator=generator) * edges[-1]
     return torch.searchsorted(edges, points).clamp_max(len(weights) - 1).to(weights.device)
-
-
-def _replace(optimiser: torch.optim.Adam, old: Tensor, new: Tensor, source: Tensor, fresh: Tensor) -> Tensor:
-    """Let the optimiser go on with `new`; row i has the moments of row source[i] of `old`, or none where fresh."""
-    for group in optimiser.param_groups:
-        group["params"] = [new if x is old else x for x in group["params"]]
-    state = optimiser.state.pop(old, {})
-    for name in ("exp_avg", "exp_avg_sq"):
-        if name in state:
-            state[name] = state[name][source]
-            state[name][fresh] = 0
-    optimiser.state[new] = state
-    return new

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from pixworld.adam import Adam
 from pixworld.cameras import Cameras
 from pixworld.densify import DEAD, prune_and_split
 from pixworld.gaussians import Gaussians
@@ -146,12 +147,8 @@ class _Refinement:
         zeros = gaussians.means.new_zeros
         self.gains = zeros(len(photos), 2, 3).requires_grad_(options.exposure)
         self.turns, self.moves = (zeros(len(photos), 3).requires_grad_(options.poses) for _ in range(2))
-        rates = RATES | {"means": RATES["means"] * depth}
-        groups = [(self.fields[k], rates[k]) for k in rates]
-        groups += [(self.gains, EXPOSURE_RATE)] if options.exposure else []
-        groups += [(self.turns, POSE_RATE), (self.moves, POSE_RATE * depth)] if options.poses else []
-        groups = [{"params": [x], "lr": rate, "peak": rate} for x, rate in groups]
-        self.optimiser = torch.optim.Adam(groups, eps=1e-15, fused=True)
+        rates = RATES | {"means": RATES["means"] * depth, "gains": EXPOSURE_RATE}
+        self.optimiser = Adam(rates | {"turns": POSE_RATE, "moves": POSE_RATE * depth})
 
         self.spared = _most_ordinary(photos) if options.early_stop else None
         self.training = [i for i in range(len(photos)) if i != self.spared]
@@ -186,8 +183,6 @@ class _Refinement:
         ]
         i = self.queue.pop()
         photo = (self.halves if fraction < COARSE else self.photos)[i]
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["peak"] * FINAL_RATE**fraction
         current = _activate(self.fields)
         rendered = render(self.dropped(current, fraction), self.cameras(i, photo.cameras))
         rgb = self.exposed(i, rendered.rgb)
@@ -195,11 +190,13 @@ class _Refinement:
         loss = loss + SCALE_WEIGHT * (current.scales / self.scale).mean()
         if photo.depth is not None:
             loss = loss + DEPTH_WEIGHT * depth_loss(rendered.depth, photo.depth)
-        self.optimiser.zero_grad(set_to_none=True)
+        learned = self.fields | {"gains": self.gains, "turns": self.turns, "moves": self.moves}
+        learned = {name: x for name, x in learned.items() if x.requires_grad}
+        for x in learned.values():
+            x.grad = None
         loss.backward()
-        learned = [x for group in self.optimiser.param_groups for x in group["params"]]
-        if all(x.grad.sum().isfinite() for x in learned):  # a sum finds what isfinite().all() does
-            self.optimiser.step()
+        if all(x.grad.sum().isfinite() for x in learned.values()):  # a sum finds what isfinite().all() does
+            self.optimiser.step(learned, FINAL_RATE**fraction)
         self.taken += 1
         return psnr(rgb.detach(), photo.images, photo.mask).item()
 

@@ -36,6 +36,7 @@ def session() -> Iterator[float]:
     """The steps; yields the seconds to wait, while Blender goes on."""
     bpy.ops.extensions.package_install_files(filepath=str(ZIP), repo="user_default", enable_on_install=True)
     jobs = importlib.import_module(f"{MODULE}.jobs")
+    jobs.pump = timed(jobs.pump)
     preferences = bpy.context.preferences.addons[MODULE].preferences
     preferences.python = str(PYTHON)
     scene, settings = bpy.context.scene, bpy.context.scene.pixworld
@@ -121,6 +122,17 @@ def session() -> Iterator[float]:
     bpy.ops.preferences.addon_disable(module=MODULE)
     assert process.poll() is not None and not bpy.app.timers.is_registered(jobs.tick), "something was left behind"
     told["left_behind"] = "nothing"
+
+
+def timed(function: Callable[[], None]) -> Callable[[], None]:
+    """The same, but the longest time that it keeps the window waiting is told."""
+
+    def run() -> None:
+        start = time.perf_counter()
+        function()
+        told["longest_pause_s"] = max(told.get("longest_pause_s", 0.0), time.perf_counter() - start)
+
+    return run
 
 
 def until(done: Callable[[], object], jobs: object = None) -> Iterator[float]:

@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 # Not `render.cpu`, `splats.rows`, `data.trace`, `data.patterns`, `data.shadows` and `data.world`: their functions are
 # compiled by numba, or its kernels take their types, which a wrapper would break.
 CHECKED = """
-    attribution camera_files cameras checkpoint data.bank data.checks data.frames data.procedural data.pseudo_depth
+    adam attribution camera_files cameras checkpoint data.bank data.checks data.frames data.procedural data.pseudo_depth
     data.sampling data.scene_folders data.shards data.sources data.stores data.textures data.trace_torch densify
     depth_hints detail diffusion evaluation exif files gaussians generate lift losses mesh methods metrics nn photos
     poses reconstruct refine regenerate render.cuda render.reference sfm sh splats.axes splats.checks splats.codebooks

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pixworld.adam import Adam
 from pixworld.densify import DEAD, MAX_COPIES, prune_and_split, split
 from pixworld.gaussians import Gaussians
 from pixworld.metrics import psnr
@@ -44,9 +45,9 @@ def trained(cloud):
     }
     fields["logit_opacities"][::10] = -9.0
     fields = {k: v.clone().requires_grad_() for k, v in fields.items()}
-    optimiser = torch.optim.Adam([{"params": [x]} for x in fields.values()], lr=0.0)
+    optimiser = Adam(dict.fromkeys(fields, 0.1))
     sum(x.sum() for x in fields.values()).backward()
-    optimiser.step()
+    optimiser.step(fields, 0.0)
     return fields, optimiser
 
 
@@ -60,7 +61,8 @@ def test_the_dead_go_and_the_rest_stays(trained):
     new = prune_and_split(fields, optimiser, 0, torch.Generator())
     alive = fields["logit_opacities"].sigmoid() > DEAD
     assert alive.sum() == 90 and all(torch.equal(new[k], fields[k][alive]) for k in fields)
-    assert (optimiser.state[new["means"]]["exp_avg"] != 0).all() and fields["means"] not in optimiser.state
+    average, _ = optimiser.averages["means"]
+    assert average.shape == (90, 3) and (average != 0).all()
 
 
 def test_splitting_hardly_changes_the_image(trained, arc):
@@ -70,16 +72,14 @@ def test_splitting_hardly_changes_the_image(trained, arc):
     cameras = arc(2, 48, 64)
     images = [render(gaussians(f), cameras).rgb for f in (fields, new)]
     assert psnr(*images).min() > 30
-    fresh = (optimiser.state[new["means"]]["exp_avg"] == 0).all(-1)
+    fresh = (optimiser.averages["means"][0] == 0).all(-1)
     assert fresh[90:].all() and 0 < fresh[:90].sum() <= 30
 
 
 def test_adam_goes_on(trained):
     fields, optimiser = trained
     new = prune_and_split(fields, optimiser, 120, torch.Generator().manual_seed(0))
-    for group in optimiser.param_groups:
-        group["lr"] = 0.1
     sum(x.square().sum() for x in new.values()).backward()
     before = new["means"].detach().clone()
-    optimiser.step()
+    optimiser.step(new)
     assert not torch.equal(before, new["means"])

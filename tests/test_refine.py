@@ -143,7 +143,8 @@ def test_exposure_of_each_photo_is_found(photos, start):
     plain = refine(start, bright, steps(150)).gaussians
     refined = refine(start, bright, steps(150, exposure=True))
     assert torch.corrcoef(torch.stack([refined.gains[:, 0].mean(1), gains.log()]))[0, 1] > 0.95
-    assert score(refined.gaussians, photos[2]) > score(plain, photos[2]) + 0.5
+    # Of all photos: of one alone it is chance, -0.4 to +1.3 dB.
+    assert sum(score(refined.gaussians, p) - score(plain, p) for p in photos) / len(photos) > 0.7
 
 
 def test_wrong_cameras_are_put_right(photos, cloud):
