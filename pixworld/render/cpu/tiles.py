@@ -1,6 +1,6 @@
 """Tiles: which Gaussians touch each, front to back, and blending them forward and backward.
 
-The inner loops run over LANES neighbouring pixels without branches, so that LLVM turns them into vector code.
+The inner loops run over LANES pixels, ROWS by COLUMNS, without branches, so that LLVM turns them into vector code.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import math
 
 import numba
 import numpy as np
-from numba.core import cgutils
+from llvmlite import ir
+from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
 from pixworld.render.cpu.jit import inlined, kernel
@@ -18,9 +19,13 @@ from pixworld.render.cpu.projection import (  # isort: skip
     BLUE, CA, CB, CC, DBLUE, DGREEN, DRED, DZ, G0, GREEN, GX, GXX, GXY, GY, GYY, MX, MY, OP, PAIR, RED, TILE, Z,
 )  # fmt: skip
 
-LANES = 8  # pixels blended together
-ROW = TILE + LANES  # a row of lanes may start at any pixel of the tile, so tile rows are padded
-PLANE = TILE * ROW
+ROWS, COLUMNS = 2, 8  # pixels blended together: most splats are 5 or 6 pixels wide and high
+LANES = ROWS * COLUMNS
+AHEAD = 16  # Gaussians: how early what is known of one is fetched; worth a fifth of the time
+# A tile's pixels lie in memory band after band of ROWS rows, each column after column. Lanes may start at any column of
+# the tile, so bands are padded.
+BAND = (TILE + COLUMNS) * ROWS
+PLANE = TILE // ROWS * BAND
 BACK = 7 * PLANE  # what blend_backward knows of the pixels of a tile
 # What blend_lanes_backward adds up for a column of LANES pixels: Σg, Σg dy, Σg dy² with g = dL/dσ, then colour, z.
 S0, SY, SYY, SRED, SGREEN, SBLUE, SZ, SUM = range(8)
@@ -61,6 +66,24 @@ def on_stack(typingctx, like, size):
         return cgutils.alloca_once(builder, context.get_value_type(like.dtype), size=size.literal_value)
 
     return numba.types.CPointer(like.dtype)(like, size), codegen
+
+
+@intrinsic
+def fetch(typingctx, array, index):
+    """Ask memory for array[index, ...], which will be needed soon: lists are in the order of depth, arrays are not."""
+
+    def generate(context, builder, signature, args):
+        view = context.make_array(array)(context, builder, args[0])
+        stride = cgutils.unpack_tuple(builder, view.strides)[0]
+        offset = builder.mul(stride, context.cast(builder, args[1], index, types.intp))
+        pointer = cgutils.pointer_add(builder, view.data, offset, ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, flag, flag, flag])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(prefetch, [pointer, flag(0), flag(3), flag(1)])  # to read, keep near, data
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
 
 
 @kernel
@@ -124,6 +147,12 @@ def sort_by_depth(ids, keys, other_ids, other_keys, n):
             other_ids[i] = ids[i]
 
 
+@inlined
+def place(y, x):
+    """Where a pixel of a tile lies in its plane."""
+    return y // ROWS * BAND + x * ROWS + y % ROWS
+
+
 @kernel
 def blend(start, stop, records, boxes, columns, begin, order, depths, out, kept):
     """For tiles start..stop: sort their lists by z, then blend.
@@ -153,7 +182,7 @@ def blend(start, stop, records, boxes, columns, begin, order, depths, out, kept)
             pixels[p] = T(-1)
         for y in range(bottom - top):
             for x in range(right - left):
-                pixels[y * ROW + x] = T(1)
+                pixels[place(y, x)] = T(1)
         for k in range(len(ids)):
             if k % 64 == 63:
                 clearest = T(0)
@@ -161,17 +190,21 @@ def blend(start, stop, records, boxes, columns, begin, order, depths, out, kept)
                     clearest = max(clearest, pixels[p])
                 if clearest == T(0):
                     break
+            if k + AHEAD < len(ids):
+                fetch(records[i], ids[k + AHEAD])
+                fetch(boxes[i], ids[k + AHEAD])
             r, box = records[i, ids[k]], boxes[i, ids[k]]
             x0, x1 = max(box[0], left), min(box[2], right)
-            for y in range(max(box[1], top), min(box[3], bottom)):
+            y0, y1 = max(box[1], top) // ROWS * ROWS, min(box[3], bottom)
+            for y in range(y0, y1, ROWS):
                 dy = r[MY] - (T(y) + T(0.5))
-                for x in range(x0, x1, LANES):
+                for x in range(x0, x1, COLUMNS):
                     dx = r[MX] - (T(x) + T(0.5))
-                    blend_lanes((y - top) * ROW + x - left, dx, dy, T(k), r, pixels)
+                    blend_lanes(place(y - top, x - left), dx, dy, T(k), r, pixels)
 
         for y in range(top, bottom):
             for x in range(left, right):
-                p = (y - top) * ROW + x - left
+                p = place(y - top, x - left)
                 for c in range(4):
                     out[i, c, y, x] = pixels[(c + 1) * PLANE + p]
                 out[i, 4, y, x] = T(1) - abs(pixels[p])
@@ -180,16 +213,16 @@ def blend(start, stop, records, boxes, columns, begin, order, depths, out, kept)
 
 
 @inlined
-def blend_lanes(at, dx0, dy, k, r, pixels):
-    """Blend the k-th Gaussian of the list, record r, into LANES pixels; dx0, dy = its centre - the first of them."""
+def blend_lanes(at, dx0, dy0, k, r, pixels):
+    """Blend the k-th Gaussian of the list, record r, into LANES pixels; dx0, dy0 = its centre - the first of them."""
     T = r.dtype.type
-    ca, cb, cc, opacity = r[CA] * T(0.5), r[CB] * dy, r[CC] * T(0.5) * dy * dy, r[OP]
+    ca, cb, cc, opacity = r[CA] * T(0.5), r[CB], r[CC] * T(0.5), r[OP]
     red, green, blue, z = r[RED], r[GREEN], r[BLUE], r[Z]
     for lane in range(LANES):
         p = np.uintp(at + lane)
         before = pixels[p]
-        dx = dx0 - T(lane)
-        sigma = (ca * dx + cb) * dx + cc
+        dx, dy = dx0 - T(lane // ROWS), dy0 - T(lane % ROWS)
+        sigma = (ca * dx + cb * dy) * dx + cc * dy * dy
         alpha = min(opacity * exp(-sigma), T(0.999))
         seen = (sigma >= T(0)) & (alpha >= T(1 / 255)) & (before > T(0))
         after = before * (T(1) - alpha)
@@ -231,7 +264,7 @@ def blend_backward(start, stop, records, boxes, columns, begin, order, first, ke
         deepest = T(-1)
         for y in range(top, bottom):
             for x in range(left, right):
-                p = (y - top) * ROW + x - left
+                p = place(y - top, x - left)
                 pixels[p] = kept[i, 0, y, x]
                 pixels[PLANE + p] = -kept[i, 0, y, x] * upstream[i, 4, y, x]  # d(1 - T)/dα has the sign of -behind
                 pixels[2 * PLANE + p] = kept[i, 1, y, x]
@@ -240,6 +273,12 @@ def blend_backward(start, stop, records, boxes, columns, begin, order, first, ke
                     pixels[(3 + c) * PLANE + p] = upstream[i, c, y, x]
 
         for k in range(len(ids) - 1, -1, -1):
+            if k >= AHEAD:
+                fetch(records[i], ids[k - AHEAD])
+                fetch(boxes[i], ids[k - AHEAD])
+                fetch(first[i], ids[k - AHEAD])
+            if k >= AHEAD // 2:
+                fetch(pairs, first[i, ids[k - AHEAD // 2]])
             r, box = records[i, ids[k]], boxes[i, ids[k]]
             across = (box[2] - 1) // TILE - box[0] // TILE + 1
             row, column = top // TILE - box[1] // TILE, left // TILE - box[0] // TILE
@@ -249,27 +288,27 @@ def blend_backward(start, stop, records, boxes, columns, begin, order, first, ke
             if T(k) > deepest:
                 continue
             x0, x1 = max(box[0], left), min(box[2], right)
-            y0, y1 = max(box[1], top), min(box[3], bottom)
-            for x in range(x0, x1, LANES):
+            y0, y1 = max(box[1], top) // ROWS * ROWS, min(box[3], bottom)
+            for x in range(x0, x1, COLUMNS):
                 dx = r[MX] - (T(x) + T(0.5))
                 for j in range(SUMS):
                     sums[j] = T(0)
-                for y in range(y0, y1):
+                for y in range(y0, y1, ROWS):
                     dy = r[MY] - (T(y) + T(0.5))
-                    blend_lanes_backward((y - top) * ROW + x - left, dx, dy, T(k), r, pixels, sums)
+                    blend_lanes_backward(place(y - top, x - left), dx, dy, T(k), r, pixels, sums)
                 add_lanes(dx, sums, pair)
 
 
 @inlined
-def blend_lanes_backward(at, dx0, dy, k, r, pixels, sums):
+def blend_lanes_backward(at, dx0, dy0, k, r, pixels, sums):
     """Undo blend_lanes: transmittance back to before the k-th Gaussian, its gradients added to sums [SUM LANES]."""
     T = r.dtype.type
-    ca, cb, cc, opacity = r[CA] * T(0.5), r[CB] * dy, r[CC] * T(0.5) * dy * dy, r[OP]
+    ca, cb, cc, opacity = r[CA] * T(0.5), r[CB], r[CC] * T(0.5), r[OP]
     red, green, blue, z = r[RED], r[GREEN], r[BLUE], r[Z]
     for lane in range(LANES):
         p = np.uintp(at + lane)
-        dx = dx0 - T(lane)
-        sigma = (ca * dx + cb) * dx + cc
+        dx, dy = dx0 - T(lane // ROWS), dy0 - T(lane % ROWS)
+        sigma = (ca * dx + cb * dy) * dx + cc * dy * dy
         free = opacity * exp(-sigma)
         alpha = min(free, T(0.999))
         drawn = (sigma >= T(0)) & (alpha >= T(1 / 255)) & (pixels[p + np.uintp(2 * PLANE)] >= k)
@@ -301,7 +340,7 @@ def add_lanes(dx0, sums, pair):
     T = pair.dtype.type
     g0 = gx = gy = gxx = gxy = gyy = d_red = d_green = d_blue = d_z = T(0)
     for lane in range(LANES):
-        dx = dx0 - T(lane)
+        dx = dx0 - T(lane // ROWS)
         q = np.uintp(lane)
         d_sigma, d_sigma_y = sums[q], sums[q + np.uintp(SY * LANES)]
         g0 += d_sigma
