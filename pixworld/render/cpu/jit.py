@@ -19,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numba
 import numpy as np
 import torch
-from numba.core import event
+from numba.core import cgutils, event
+from numba.extending import intrinsic
 
 from pixworld.kernel_cache import stamped
 
@@ -35,6 +36,20 @@ def kernel(function: Callable) -> Callable:
         return numba.njit(nogil=True, cache=True, **_options)(stamped(function))
     except RuntimeError:  # numba found no place to write to: every process compiles for itself
         return numba.njit(nogil=True, **_options)(function)
+
+
+@intrinsic(prefer_literal=True)
+def on_stack(typingctx, like, size):
+    """Pointer to `size` items of the dtype of `like` in the stack frame of the calling kernel.
+
+    LLVM knows that such arrays do not overlap, and keeps small ones in registers: with arrays on the heap
+    blend_lanes_backward would stay scalar code.
+    """
+
+    def codegen(context, builder, signature, args):
+        return cgutils.alloca_once(builder, context.get_value_type(like.dtype), size=size.literal_value)
+
+    return numba.types.CPointer(like.dtype)(like, size), codegen
 
 
 class _Announcement(event.Listener):

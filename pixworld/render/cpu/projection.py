@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 
+import numba
 import numpy as np
 
-from pixworld.render.cpu.jit import inlined, kernel
+from pixworld.render.cpu.jit import inlined, kernel, on_stack
 
 TILE = 32  # pixels; with 16, what crosses borders and is paid in each tile makes 70 ms of 60
 
@@ -116,9 +117,8 @@ def project(
     T = means.dtype.type
     n = means.shape[1]
     columns = (width + TILE - 1) // TILE
-    M = np.empty((3, 3), means.dtype)
-    A = np.empty((2, 3), means.dtype)
-    B = np.empty((2, 3), means.dtype)
+    M = numba.carray(on_stack(means, 9), (3, 3))
+    A, B = numba.carray(on_stack(means, 6), (2, 3)), numba.carray(on_stack(means, 6), (2, 3))
     for task in range(start, stop):
         s, chunk = task // histogram.shape[1], task % histogram.shape[1]
         for g in range(chunk * size, min((chunk + 1) * size, n)):
@@ -181,10 +181,11 @@ def project_backward(
     n = means.shape[1]
     chunks = (n + size - 1) // size
     posed = d_views.shape[1] > 0
-    M, dM = np.empty((3, 3), means.dtype), np.empty((3, 3), means.dtype)
-    A, dA = np.empty((2, 3), means.dtype), np.empty((2, 3), means.dtype)
-    B, dB = np.empty((2, 3), means.dtype), np.empty((2, 3), means.dtype)
-    total, ones = np.empty(PAIR, means.dtype), np.ones(3, means.dtype)
+    M, dM = numba.carray(on_stack(means, 9), (3, 3)), numba.carray(on_stack(means, 9), (3, 3))
+    A, dA = numba.carray(on_stack(means, 6), (2, 3)), numba.carray(on_stack(means, 6), (2, 3))
+    B, dB = numba.carray(on_stack(means, 6), (2, 3)), numba.carray(on_stack(means, 6), (2, 3))
+    total, ones = numba.carray(on_stack(means, PAIR), PAIR), numba.carray(on_stack(means, 3), 3)
+    ones[0] = ones[1] = ones[2] = T(1)
     for task in range(start, stop):
         s, chunk = task // chunks, task % chunks
         for g in range(chunk * size, min((chunk + 1) * size, n)):

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
-from pixworld.render.cpu.jit import inlined, kernel
+from pixworld.render.cpu.jit import inlined, kernel, on_stack
 
 from pixworld.render.cpu.projection import (  # isort: skip
     BLUE, CA, CB, CC, DBLUE, DGREEN, DRED, DZ, G0, GREEN, GX, GXX, GXY, GY, GYY, MX, MY, OP, PAIR, RED, TILE, Z,
@@ -53,19 +53,6 @@ def _exp(x):
         return p * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
 
     return exp32
-
-
-@intrinsic(prefer_literal=True)
-def on_stack(typingctx, like, size):
-    """Pointer to `size` items of the dtype of `like` in the stack frame of the calling kernel.
-
-    LLVM knows that such arrays do not overlap; with arrays on the heap blend_lanes_backward would stay scalar code.
-    """
-
-    def codegen(context, builder, signature, args):
-        return cgutils.alloca_once(builder, context.get_value_type(like.dtype), size=size.literal_value)
-
-    return numba.types.CPointer(like.dtype)(like, size), codegen
 
 
 @intrinsic
