@@ -1,4 +1,4 @@
-"""Shared set-up: shape checks on every annotated function, and small scenes."""
+"""Shared set-up: shape checks on every annotated function, small scenes, and what the tests in Blender need."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ install_import_hook([f"pixworld.{name}" for name in CHECKED.split()], "beartype.
 
 from pathlib import Path
 
+import blender
 import pytest
 import torch
 
@@ -73,3 +74,28 @@ def cloud():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def extension(tmp_path_factory):
+    """The zip of the Blender extension."""
+    return blender.build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def service():
+    """A real backend with the tasks of blender_jobs.py; its address."""
+    with blender.serve("blender_jobs") as address:
+        yield address
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of three small photos."""
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, name in enumerate(("a.jpg", "b.jpg", "c.png")):
+        Image.new("RGB", (96, 80), (200, 100, 50 * i)).save(folder / name)
+    return folder

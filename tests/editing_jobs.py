@@ -1,4 +1,4 @@
-"""The tasks of the service for test_blender_editing.py: the real ones, but for the model's, which is random here."""
+"""The tasks of the service for test_blender_buttons.py: the real ones, but for the model's, which is random here."""
 
 import numpy as np
 

@@ -1,37 +1,15 @@
 """Splats in a real Blender: their data, how they look in renders and viewports, and the passes."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import blender
 import numpy as np
 import pytest
 import torch
-from blender import in_blender, main
+from blender import FIELDS, gaussians_in_view, in_blender, psnr, render_frame
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+pytestmark = blender.needs_bpy
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("bpy") is None, reason="bpy is not installed")
-
-FIELDS = ("means", "quats", "scales", "opacities", "sh")
 WIDTH, HEIGHT = 96, 72
 K = np.array([[90.0, 0, 52], [0, 90, 30], [0, 0, 1]])
-
-
-def some_gaussians(n=3000, degree=3, seed=0):
-    """Anisotropic Gaussians in front of the identity camera, some of them beside and behind it; numpy arrays."""
-    rng = np.random.default_rng(seed)
-    quats = rng.normal(size=(n, 4))
-    k = (degree + 1) ** 2
-    arrays = {
-        "means": rng.uniform((-2, -1.5, -0.5), (2, 1.5, 5), (n, 3)),
-        "quats": quats / np.linalg.norm(quats, axis=1, keepdims=True),
-        "scales": np.exp(rng.normal(-3.2, 0.6, (n, 3))),
-        "opacities": rng.uniform(0, 1, n),
-        "sh": np.concatenate([rng.normal(0, 0.8, (n, 1, 3)), rng.normal(0, 0.15, (n, k - 1, 3))], axis=1),
-    }
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
 def ours(arrays, **options):
@@ -53,10 +31,6 @@ def in_linear_light(arrays):
     return arrays | {"sh": ((linear - 0.5) / harmonics.C0)[:, None].astype(np.float32)}
 
 
-def psnr(got, want):
-    return -10 * np.log10(np.mean((got - want) ** 2))
-
-
 def a_scene(arrays):
     """An empty file with the Gaussians and the identity camera, set up to match training."""
     import bpy
@@ -72,24 +46,6 @@ def a_scene(arrays):
     return scene, imported.splats
 
 
-def rendered(scene, folder):
-    """RGBA [h w 4] of the scene's camera, not rounded."""
-    import bpy
-
-    render = scene.render
-    render.threads_mode, render.threads = "FIXED", 2
-    image = render.image_settings
-    image.file_format, image.color_depth, image.color_mode = "OPEN_EXR", "32", "RGBA"
-    render.filepath = str(folder / "frame.exr")
-    bpy.ops.render.render(write_still=True, scene=scene.name)
-    loaded = bpy.data.images.load(render.filepath)
-    width, height = loaded.size
-    pixels = np.empty(width * height * 4, np.float32)
-    loaded.pixels.foreach_get(pixels)
-    bpy.data.images.remove(loaded)
-    return pixels.reshape(height, width, 4)[::-1]
-
-
 # --- spherical harmonics
 
 
@@ -98,7 +54,7 @@ def test_harmonics_are_those_of_pixworld(degree):
     from blender_addon import harmonics
     from pixworld.sh import rotate_sh, sh_to_rgb
 
-    arrays = some_gaussians(200, degree)
+    arrays = gaussians_in_view(200, degree)
     sh, directions = arrays["sh"], arrays["means"]
     seen = sh_to_rgb(torch.from_numpy(sh), torch.from_numpy(directions)).numpy()
     assert np.abs(harmonics.colours(sh, directions) - seen).max() < 1e-5
@@ -109,6 +65,44 @@ def test_harmonics_are_those_of_pixworld(degree):
 
 
 # --- data
+
+
+def check_attributes(folder):
+    import bpy
+
+    from blender_addon import splats
+
+    arrays = gaussians_in_view(500, degree=1, log_scale=-3.6)
+    splats.make("splats", arrays, bpy.context.scene.collection)
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "saved.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(folder / "saved.blend"))
+    loaded = bpy.data.objects["splats"]
+    assert loaded.type == "POINTCLOUD" and not bpy.data.meshes.get("splats")
+
+    def read(name, prop, width):
+        values = np.empty(500 * width, np.float32)
+        loaded.data.attributes[name].data.foreach_get(prop, values)
+        return values.reshape(500, width)
+
+    assert np.array_equal(read("position", "vector", 3), arrays["means"])
+    assert np.array_equal(read("scale", "vector", 3), arrays["scales"])
+    assert np.array_equal(read("rotation", "value", 4), arrays["quats"])
+    assert np.array_equal(read("radius", "value", 1)[:, 0], 3 * arrays["scales"].max(1))
+    base = read("radiance:base", "color" if bpy.app.version < (5, 2, 0) else "vector", 4)
+    assert np.allclose(base[:, :3], 0.5 + 0.28209479 * arrays["sh"][:, 0], atol=1e-6)
+    assert np.array_equal(base[:, 3], arrays["opacities"])
+    for i in range(3):
+        assert np.array_equal(read(f"radiance:sh_{i}", "vector", 3), arrays["sh"][:, i + 1])
+
+    bpy.ops.wm.read_factory_settings()
+    bpy.ops.object.mode_set(mode="EDIT")  # where Blender's own conversion is not available
+    made = splats.make("splats", arrays, bpy.context.scene.collection)
+    assert made.type == "POINTCLOUD" and len(made.data.points) == 500
+    assert {"position", "radius", "scale", "rotation", "radiance:base"} <= set(made.data.attributes.keys())
+
+
+def test_attributes_survive_saving(tmp_path):
+    in_blender(check_attributes, tmp_path)
 
 
 def check_data(folder):
@@ -123,7 +117,8 @@ def check_data(folder):
         for name in want:
             assert np.abs(got[name] - want[name]).max() <= tolerance, name
 
-    arrays = some_gaussians(400) | {"confidence": np.linspace(0, 1, 400, dtype=np.float32), "photo": np.arange(400) % 3}
+    more = {"confidence": np.linspace(0, 1, 400, dtype=np.float32), "photo": np.arange(400) % 3}
+    arrays = gaussians_in_view(400) | more
     _, cloud = a_scene(arrays)
     assert splats.is_splats(cloud) and not splats.is_splats(cloud.parent) and not splats.is_splats(None)
     close(splats.arrays_of(cloud), arrays)
@@ -190,21 +185,21 @@ def check_colours(folder):
 
     from blender_addon import cameras, rendering
 
-    scene, _cloud = a_scene(some_gaussians())
+    scene, _cloud = a_scene(gaussians_in_view())
     rendering.restore(scene)
     scene.view_settings.view_transform, scene.cycles.transparent_max_bounces = "AgX", 7
     rendering.scene_linear(scene)
     assert scene.view_settings.view_transform == "Standard" and rendering.is_linear(scene)
     rendering.match_training(scene)
     assert scene.view_settings.view_transform == "Raw" and not rendering.is_linear(scene)
-    matched = rendered(scene, folder)
+    matched = render_frame(scene, folder)
     rendering.restore(scene)
     assert (scene.view_settings.view_transform, scene.cycles.transparent_max_bounces) == ("AgX", 7)
     assert scene.cycles.samples == 4096 and not rendering.is_changed(scene)
 
     rendering.match_training(scene)
     rendering.scene_linear(scene)
-    linear = rendered(scene, folder)
+    linear = render_frame(scene, folder)
 
     # another scene of the file shows the same splats through its own camera, at its own size and in its own mode
     other = bpy.data.scenes.new("other")
@@ -214,7 +209,7 @@ def check_colours(folder):
     camera.parent = scene.camera.parent
     rendering.match_training(other)
     cameras.look_through(camera, other)
-    np.savez(folder / "out.npz", matched=matched, linear=linear, other=rendered(other, folder))
+    np.savez(folder / "out.npz", matched=matched, linear=linear, other=render_frame(other, folder))
 
 
 def test_colour_modes_and_scenes(tmp_path):
@@ -224,7 +219,7 @@ def test_colour_modes_and_scenes(tmp_path):
 
     in_blender(check_colours, tmp_path)
     images = np.load(tmp_path / "out.npz")
-    arrays = some_gaussians()
+    arrays = gaussians_in_view()
     assert psnr(images["matched"][..., :3], ours(arrays).rgb[0].permute(1, 2, 0).numpy()) > 50
 
     assert psnr(images["linear"][..., :3], ours(in_linear_light(arrays)).rgb[0].permute(1, 2, 0).numpy()) > 50
@@ -241,7 +236,7 @@ def check_balls(folder):
 
     from blender_addon import rendering
 
-    scene, cloud = a_scene(some_gaussians())
+    scene, cloud = a_scene(gaussians_in_view())
 
     def shown():
         data = cloud.evaluated_get(bpy.context.evaluated_depsgraph_get()).data.attributes["splat_colour"].data
@@ -266,7 +261,7 @@ def check_passes(folder):
 
     from blender_addon import passes, rendering
 
-    scene, _cloud = a_scene(some_gaussians())
+    scene, _cloud = a_scene(gaussians_in_view())
     aside = bpy.data.collections.new("Aside")
     scene.collection.children.link(aside)
     scene.view_layers[0].layer_collection.children["Aside"].exclude = True
@@ -276,7 +271,7 @@ def check_passes(folder):
     for layer in scene.view_layers:
         for other in scene.view_layers:
             other.use = other == layer
-        out[layer.name] = rendered(scene, folder)
+        out[layer.name] = render_frame(scene, folder)
     passes.remove(scene)
     assert len(scene.view_layers) == 1
     rendering.restore(scene)
@@ -288,7 +283,7 @@ def check_passes(folder):
 def test_passes(tmp_path):
     in_blender(check_passes, tmp_path)
     images = np.load(tmp_path / "out.npz")
-    want = ours(some_gaussians(), normals=True)
+    want = ours(gaussians_in_view(), normals=True)
     alpha, depth = want.alpha[0].numpy(), want.depth[0].numpy()
     normal = want.normal[0].permute(1, 2, 0).numpy()
     dense = alpha > 0.5
@@ -322,11 +317,11 @@ def check_card(folder):
     bpy.ops.render.render()
     print(READY)
 
-    scene, cloud = a_scene(some_gaussians())
+    scene, cloud = a_scene(gaussians_in_view())
     camera = scene.camera
     viewport.show_as_bounds(cloud, True)  # changes nothing in a render
     rendering.match_training(scene, eevee)
-    out = {"eevee": rendered(scene, folder)}
+    out = {"eevee": render_frame(scene, folder)}
 
     bpy.context.view_layer.update()
     depsgraph = bpy.context.evaluated_depsgraph_get()
@@ -356,7 +351,7 @@ def drawn(tmp_path_factory):
 
 @pytest.mark.parametrize(("where", "least"), [("eevee", 38), ("viewport", 45), ("linear", 45)])
 def test_what_the_card_draws(drawn, where, least):
-    arrays = some_gaussians()
+    arrays = gaussians_in_view()
     want = ours(in_linear_light(arrays) if where == "linear" else arrays).rgb[0].permute(1, 2, 0).numpy()
     reached = psnr(drawn[where][..., :3], want)
     print(f"{where}: {reached:.1f} dB")
@@ -373,7 +368,7 @@ def check_viewport(folder):
         return [name for name, handler in viewport._HANDLERS.items() if handler in getattr(bpy.app.handlers, name)]
 
     viewport.register()
-    scene, cloud = a_scene(some_gaussians(50))
+    scene, cloud = a_scene(gaussians_in_view(50))
     assert scene.pixworld_viewport and not viewport.is_on(scene) and cloud.display_type == "TEXTURED"
     assert not ours_left() and not bpy.app.timers.is_registered(viewport._refresh_all)
     viewport.unregister()
@@ -401,4 +396,4 @@ def test_viewport_leaves_files_and_blender_as_they_were(tmp_path):
 
 
 if __name__ == "__main__":
-    main(globals())
+    blender.main(globals())
