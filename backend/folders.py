@@ -44,11 +44,15 @@ def reconstruct_folder(
     from pixworld.photos import load_photos
     from pixworld.reconstruct import reconstruct
     from pixworld.splats import save_ply
+    from pixworld.views import InputError
 
     _spare_originals(photos, cameras, out)
     with output_folder(out) as folder:
         on_progress("read photos", 0, 1)
         loaded, skipped = load_photos(photos)
+        if len(loaded) == 1 and skipped:
+            name, reason = skipped[0]
+            raise InputError(f"only {loaded[0].name} can be used: of {name}, {reason}; give more photos.")
         named = None if cameras is None else load_cameras(cameras, loaded[0].image.shape[:2])
         result = with_skipped(reconstruct(loaded, named, options, on_progress, **refinement), skipped)
         on_progress("write", 0, 1)

@@ -49,7 +49,8 @@ def load_photos(paths: Sequence[Path]) -> tuple[list[Photo], list[tuple[str, str
             skipped.append((file.name, f"it is not a readable JPEG or PNG ({error})"))
     if not photos:
         name, reason = skipped[0]
-        raise InputError(f"None of the {len(skipped)} photos can be used: of {name}, {reason}; give other photos.")
+        who = f"{name} cannot be used" if len(skipped) == 1 else f"None of {len(skipped)} photos can be used: of {name}"
+        raise InputError(f"{who}, {reason}; give other photos.")
     photos.sort(key=lambda photo: photo.name)
     for name, count in Counter(photo.name for photo in photos).items():
         if count > 1:

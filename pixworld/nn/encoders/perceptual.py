@@ -5,6 +5,7 @@ The two are different metrics, so their labels differ. Modules are named as in t
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -107,7 +108,10 @@ def packaged(trunk: str) -> Callable[[], Path]:
     def find() -> Path:
         spec = find_spec("stlpips_pytorch")
         if spec is None:
-            raise InputError("ST-LPIPS needs its weights from the package stlpips-pytorch; pip install stlpips-pytorch")
+            raise InputError(
+                "ST-LPIPS is not installed; run scripts/setup, or "
+                f"{sys.executable} -m pip install --no-deps stlpips-pytorch"
+            )
         return Path(spec.origin).parent / "weights" / "vST0.0" / f"{trunk}_shift_tolerant.pth"
 
     return find

@@ -39,7 +39,9 @@ def json_tokeniser(path: Path, longest: int) -> Tokenise:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise InputError("this text encoder needs the package tokenizers; pip install tokenizers") from None
+        raise InputError(
+            "this text encoder needs the package tokenizers; run scripts/setup, or pip install --no-deps tokenizers"
+        ) from None
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
