@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import bpy
 
 from .node_parts import BOOL, FLOAT, GEOMETRY, INT, OBJECT, STRING, VECTOR, Family
-from .nodes import Field, Graph
+from .nodes import Field, Graph, new_group
 
 GROUP = "PixWorld Edit"
 STAMP = "pixworld_edit"  # property of the group: a file that is appended may rename it
@@ -49,9 +49,14 @@ LIMITS = {  # input of the part "Hidden" -> that of the modifier
 
 def group() -> bpy.types.NodeTree:
     """The node group, new."""
-    tree = bpy.data.node_groups.new(GROUP, "GeometryNodeTree")
+    with new_group(GROUP) as tree:
+        _write(tree)
+        tree[STAMP] = 1  # version
+    return tree
+
+
+def _write(tree: bpy.types.NodeTree) -> None:
     tree.is_modifier = True
-    tree[STAMP] = 1  # version
     for in_out in ("INPUT", "OUTPUT"):
         tree.interface.new_socket("Geometry", in_out=in_out, socket_type="NodeSocketGeometry")
     for name, kind, default, low, high, description in INPUTS:
@@ -70,7 +75,6 @@ def group() -> bpy.types.NodeTree:
     tone = {name.lower(): given[name] for name in ("Gain", "Tint", "Saturation")}
     g.node("NodeGroupOutput", recoloured(g, points=points, **tone)["points"])
     g.arrange()
-    return tree
 
 
 @FAMILY.part("Cropped", box=OBJECT, remove_inside=BOOL)

@@ -15,6 +15,7 @@ import numpy as np
 from . import preferences, results, shading
 from .backend.client import BackendError, Event, Keys
 from .local_backend import LocalBackend
+from .materials import discard_unused
 from .session import Session
 
 session = Session()
@@ -26,6 +27,7 @@ PIECE_S = 0.03  # of the work before a job, at one go; Blender's window waits fo
 PART_S = 0.001  # of the shading that its result will need: one node group
 
 _on_result: Callable[[Event], None] | None = None  # of the present job
+_task = ""  # of the present job, or of the one that has just ended
 _scene = ""  # the name of the one that the present job was asked for in
 _where: tuple[str, str] | None = None  # the address and the keys that the connection is made with
 _shown: tuple = ()  # what the panels said when they were drawn last
@@ -40,13 +42,13 @@ def run_task(
     adds to the file is one undo step. Previews are asked for by `fields`, and are shown as they come. Raises ValueError
     or BackendError with a sentence for the user.
     """
-    global _on_result, _scene
+    global _on_result, _scene, _task
     if session.job is not None:
         raise ValueError("A job is running already; wait for it or cancel it.")
     if session.about is None or HEADLESS:
         hello(bpy.context)
     session.start(task, fields, arrays)
-    _on_result, _scene = functools.partial(_bring_in, task, on_result), bpy.context.scene.name
+    _on_result, _scene, _task = functools.partial(_bring_in, task, on_result), bpy.context.scene.name, task
     watch()
 
 
@@ -80,16 +82,17 @@ def trouble(context: bpy.types.Context) -> str:
 
 def pump() -> None:
     """See what the backend has done, and bring in what it made. Called by the timer; tests call it themselves."""
+    global _task
     before = session.error
     ended = local.failure()
     if ended:
         session.fail(ended)
     with contextlib.suppress(ValueError):  # session.error says it
         session.advance(PIECE_S)
-    if session.job is not None:
-        shading.make_ready(PART_S)
     event = session.pump()
     try:
+        if session.job is not None and _task in results.TITLES:
+            shading.make_ready(PART_S)
         if event is not None and event.kind == "result":
             _on_result(event)
         elif event is not None:
@@ -101,6 +104,9 @@ def pump() -> None:
         session.fail(f"The backend's result cannot be read ({error!r}); use the same version of both.")
     if session.job is None:
         results.clear_preview()
+        if _task:
+            _task = ""
+            discard_unused()  # what was made ready for a result that did not come
     if session.error and session.error != before:
         local.read_log()
         _pop_up(session.error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import bpy
 
 from .nodes import Field, Graph
@@ -14,7 +16,7 @@ ELLIPSOIDS = "PixWorld Splats (viewport)"
 _STAMP, _VERSION = "pixworld_shading", 2
 
 
-def ours(collection: bpy.types.bpy_prop_collection, name: str) -> bpy.types.ID | None:
+def ours(collection: Iterable[bpy.types.ID], name: str) -> bpy.types.ID | None:
     """The node group or material of this version that the file itself has, whatever its name has become."""
     return next((x for x in collection if is_ours(x, name) and x.library is None), None)
 
@@ -22,6 +24,19 @@ def ours(collection: bpy.types.bpy_prop_collection, name: str) -> bpy.types.ID |
 def is_ours(thing: bpy.types.ID, name: str) -> bool:
     """Whether a node group or material was made under this name, by this version: files bring those of others."""
     return thing.get(_STAMP) == f"{name} {_VERSION}"
+
+
+def stamped() -> set[str]:
+    """The names under which this version has made node groups and materials of the file, and still finds them."""
+    marks = (x.get(_STAMP) for x in (*bpy.data.node_groups, *bpy.data.materials) if x.library is None)
+    return {mark.removesuffix(f" {_VERSION}") for mark in marks if mark and mark.endswith(f" {_VERSION}")}
+
+
+def discard_unused() -> None:
+    """Remove those that nothing uses."""
+    for collection in (bpy.data.node_groups, bpy.data.materials):
+        while unused := [x for x in collection if _STAMP in x and not x.users and x.library is None]:
+            bpy.data.batch_remove(unused)
 
 
 def stamp(thing: bpy.types.ID, name: str) -> None:

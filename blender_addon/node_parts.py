@@ -11,13 +11,13 @@ from typing import Any
 import bpy
 
 from .materials import ours, stamp
-from .nodes import Field, Graph
+from .nodes import Field, Graph, new_group
 
 BOOL, FLOAT, INT, MATRIX, OBJECT, STRING, VECTOR = (
     f"NodeSocket{kind}" for kind in ("Bool", "Float", "Int", "Matrix", "Object", "String", "Vector")
 )
 GEOMETRY = "NodeSocketGeometry"
-_OUTPUTS = {"VECTOR": VECTOR, "RGBA": VECTOR, "GEOMETRY": GEOMETRY}  # the others are floats
+_OUTPUTS = {"VALUE": FLOAT, "VECTOR": VECTOR, "RGBA": VECTOR, "GEOMETRY": GEOMETRY}
 
 Write = Callable[..., dict[str, Field]]  # (graph, **inputs) -> outputs by name
 
@@ -27,7 +27,7 @@ class Family:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.makers: list[Callable[[], bpy.types.NodeTree]] = []
+        self.makers: dict[str, Callable[[], bpy.types.NodeTree]] = {}  # of each part by the name of its group
 
     def part(self, title: str, **inputs: str) -> Callable[[Write], Write]:
         """Turn a function that writes nodes into one that uses a group of them. `inputs`: the types of its sockets."""
@@ -35,28 +35,35 @@ class Family:
 
         def wrap(write: Write) -> Write:
             def make() -> bpy.types.NodeTree:
-                return ours(bpy.data.node_groups, name) or _written(name, write, inputs)
+                groups = [x for x in bpy.data.node_groups if not _changed(x, inputs)]
+                return ours(groups, name) or _written(name, write, inputs)
 
             def use(g: Graph, **fields: Any) -> dict[str, Field]:
                 return g.group(make(), **fields)
 
-            self.makers.append(make)
+            self.makers[name] = make
             return use
 
         return wrap
 
 
+def _changed(tree: bpy.types.NodeTree, inputs: dict[str, str]) -> bool:
+    """Whether the user has renamed or removed an input of a group."""
+    there = {item.name for item in tree.interface.items_tree if item.item_type == "SOCKET" and item.in_out == "INPUT"}
+    return not inputs.keys() <= there
+
+
 def _written(name: str, write: Write, inputs: dict[str, str]) -> bpy.types.NodeTree:
     """A new node group: `write(graph, **inputs)` makes its outputs of its inputs."""
-    tree = bpy.data.node_groups.new(name, "GeometryNodeTree")
-    for key, kind in inputs.items():
-        tree.interface.new_socket(key, in_out="INPUT", socket_type=kind)
-    g = Graph(tree)
-    source = g.node("NodeGroupInput")
-    made = write(g, **{key: g.out(source, key) for key in inputs})
-    for key, value in made.items():
-        tree.interface.new_socket(key, in_out="OUTPUT", socket_type=_OUTPUTS.get(value.socket.type, FLOAT))
-    g.node("NodeGroupOutput", *made.values())
-    g.arrange()
-    stamp(tree, name)
+    with new_group(name) as tree:
+        for key, kind in inputs.items():
+            tree.interface.new_socket(key, in_out="INPUT", socket_type=kind)
+        g = Graph(tree)
+        source = g.node("NodeGroupInput")
+        made = write(g, **{key: g.out(source, key) for key in inputs})
+        for key, value in made.items():
+            tree.interface.new_socket(key, in_out="OUTPUT", socket_type=_OUTPUTS[value.socket.type])
+        g.node("NodeGroupOutput", *made.values())
+        g.arrange()
+        stamp(tree, name)
     return tree

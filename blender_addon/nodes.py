@@ -5,6 +5,8 @@ Geometry and shader trees share the math nodes used here, so one helper serves b
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import bpy
@@ -35,6 +37,17 @@ def set_input(modifier: bpy.types.Modifier, name: str, value: Any) -> None:
     else:
         owner[path[2:-2]] = value
     modifier.id_data.update_tag()
+
+
+@contextlib.contextmanager
+def new_group(name: str) -> Iterator[bpy.types.NodeTree]:
+    """A new geometry node group to write; it goes when that fails."""
+    tree = bpy.data.node_groups.new(name, "GeometryNodeTree")
+    try:
+        yield tree
+    except BaseException:
+        bpy.data.node_groups.remove(tree)
+        raise
 
 
 class Graph:

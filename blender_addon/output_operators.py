@@ -247,7 +247,8 @@ class Regenerate(OnBackend, bpy.types.Operator):
             found = [(x, box) for x, box in others if splats.is_splats(x)]
             jobs.session.notes = regenerate.take_in(_still(name), boxes[name], event.arrays, found)
             how = {key: fields[key] for key in ("prompt", "guidance", "options")}
-            requests.record(_still(name), how | {"splats": name, "box": boxes[name].tolist()})
+            how |= {"boxes": {part: box.tolist() for part, box in boxes.items()}}
+            requests.record(_still(name), how, jobs.session.about or {})
 
         _run("regenerate", fields, arrays | {"box": boxes[name]}, take_in)
 

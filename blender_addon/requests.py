@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import bpy
@@ -107,13 +107,19 @@ def card_of(item: bpy.types.Object) -> dict[str, Any] | None:
         return None
 
 
-def record(item: bpy.types.Object, change: dict[str, Any]) -> None:
-    """Add to the shot card of splats, or of the root that holds theirs, what was generated anew in them."""
+def record(item: bpy.types.Object, change: dict[str, Any], about: Mapping[str, object]) -> None:
+    """Add to the shot card of splats, or of the root that holds theirs, what was generated anew in them; `about` is the
+    backend's answer to "hello"."""
     holder = item if CARD in item else export.root_of(item)
     card = card_of(holder)
-    if card is not None:
-        made = {"made": time.strftime("%Y-%m-%d %H:%M:%S")}
-        holder[CARD] = json.dumps(card | {"regenerated": [*card.get("regenerated", []), change | made]})
+    if card is not None and holder.library is None:
+        change |= {"made": time.strftime("%Y-%m-%d %H:%M:%S"), "backend": backend_of(about)}
+        holder[CARD] = json.dumps(card | {"regenerated": [*card.get("regenerated", []), change]})
+
+
+def backend_of(about: Mapping[str, object]) -> dict[str, object]:
+    """What a shot card says of the backend."""
+    return {name: about.get(name) for name in ("version", "device", "checkpoint", "hash")}
 
 
 # --- what is asked for

@@ -12,7 +12,7 @@ from mathutils import Matrix
 
 from . import cameras, export, importer, rendering, shading, splats, viewport
 from .backend.client import Event
-from .requests import CARD, WORLD, Request, card_of
+from .requests import CARD, WORLD, Request, backend_of, card_of
 
 PREVIEW = "PixWorld Preview"
 TITLES = {"reconstruct": "PixWorld Scene", "generate": "PixWorld World"}
@@ -49,8 +49,7 @@ def bring_in(request: Request, about: Mapping[str, object], event: Event) -> lis
     by_photo = arrays.get("photo")
     imported = importer.add_scene(TITLES[request.task], gaussians, photos, scene, request.world, by_photo)
     result = imported.splats if by_photo is None else imported.splats.parent  # any photo's splats may be deleted
-    backend = {name: about.get(name) for name in ("version", "device", "checkpoint", "hash")}
-    result[CARD] = json.dumps(request.card | {"backend": backend})
+    result[CARD] = json.dumps(request.card | {"backend": backend_of(about)})
     if scene.pixworld.match_training:
         try:
             rendering.match_training(scene)

@@ -15,10 +15,10 @@ import time
 import bpy
 
 from . import splat_nodes as parts
-from .materials import ELLIPSOIDS, QUADS, ellipsoids, is_ours, ours, quads, stamp
-from .nodes import Field, Graph, set_input
+from .materials import ELLIPSOIDS, QUADS, ellipsoids, is_ours, ours, quads, stamp, stamped
+from .nodes import Field, Graph, new_group, set_input
 from .splat_nodes import GROUP, named
-from .splats import is_native
+from .splats import has_native, is_native
 
 _BALLS = "Balls in Viewport"
 
@@ -34,15 +34,18 @@ def shade(splats: bpy.types.Object) -> None:
 
 
 def make_ready(seconds: float) -> None:
-    """Make what `shade` needs and the file lacks, as far as it can be done in that time (a part takes up to 0.03 s).
+    """Make what `shade` needs and the file lacks: one part, and more until the time is up (a part takes up to 0.03 s).
 
     Called again and again while a result is awaited, so that it stops the window for as short as its points need.
     """
-    end = time.perf_counter() + seconds
-    for make in (*parts.FAMILY.makers, _ball_material, _quad_material, _group):
+    end, there = time.perf_counter() + seconds, stamped()
+    if GROUP in there or has_native():
+        return
+    makers = parts.FAMILY.makers | {ELLIPSOIDS: _ball_material, QUADS: _quad_material, GROUP: _group}
+    for make in (make for name, make in makers.items() if name not in there):
+        make()
         if time.perf_counter() >= end:
             return
-        make()
 
 
 def modifier_of(splats: bpy.types.Object) -> bpy.types.Modifier | None:
@@ -75,8 +78,13 @@ def _group() -> bpy.types.NodeTree:
 
 
 def _modifier() -> bpy.types.NodeTree:
-    tree = bpy.data.node_groups.new(GROUP, "GeometryNodeTree")
-    stamp(tree, GROUP)
+    with new_group(GROUP) as tree:
+        _write(tree)
+        stamp(tree, GROUP)
+    return tree
+
+
+def _write(tree: bpy.types.NodeTree) -> None:
     tree.is_modifier = True
     tree.interface.new_socket("Geometry", in_out="INPUT", socket_type="NodeSocketGeometry")
     tree.interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
@@ -101,11 +109,10 @@ def _modifier() -> bpy.types.NodeTree:
     opacity = g.out(rgba, "Alpha")
     quads = _quads(g, points, position, local, camera, to_camera, colour, opacity)
     balls = _store(g, points, "splat_colour", parts.lit(g, colour=colour.max((0.0, 0.0, 0.0)))["lit"])
-    balls = g.field("GeometryNodeSetMaterial", balls, into={"Material": ours(bpy.data.materials, ELLIPSOIDS)})
+    balls = g.field("GeometryNodeSetMaterial", balls, into={"Material": _ball_material()})
     shown = _switch(g, g.out(inputs, _BALLS), bare, balls)
     g.node("NodeGroupOutput", _switch(g, g.field("GeometryNodeIsViewport"), quads, shown))
     g.arrange()
-    return tree
 
 
 def _switch(g: Graph, condition: Field, false: Field, true: Field) -> Field:
@@ -132,7 +139,8 @@ def _quads(
     of the Gaussian.
     """
     z = -1.0 * local.z
-    a, b, c = (parts.ellipse(g, local=local, to_camera=to_camera)[name] for name in "abc")
+    shape = parts.ellipse(g, local=local, to_camera=to_camera)
+    a, b, c = (shape[name] for name in "abc")
     reach = g.math("MULTIPLY", g.math("LOGARITHM", opacity * 255.0, 2.718281828459045).max(0.0), 2.0).sqrt()
     drawn = parts.drawn(g, local=local, opacity=opacity, reach=reach, a=a, b=b, c=c)["drawn"]
     points = g.field(

@@ -46,7 +46,7 @@ def lens(g: Graph) -> dict[str, Field]:
         g.math("FLOOR", _driven(g, f"resolution_{a}", f"render.resolution_{a}") * percent + 1e-4) for a in "xy"
     )
     aspect_x, aspect_y = (_driven(g, f"aspect_{a}", f"render.pixel_aspect_{a}") for a in "xy")
-    lens, shift_x, shift_y, fit, sensor_width, sensor_height = (
+    length, shift_x, shift_y, fit, sensor_width, sensor_height = (
         _driven(g, name, f"camera.data.{name}", missing=1.0)  # else a driver stays broken once there is no camera
         for name in ("lens", "shift_x", "shift_y", "sensor_fit", "sensor_width", "sensor_height")
     )
@@ -55,7 +55,7 @@ def lens(g: Graph) -> dict[str, Field]:
     by_height = (fit > 1.5).max((fit < 0.5) * (tall > wide))
     side = wide + by_height * (tall - wide)
     sensor = sensor_width + (fit > 1.5) * (sensor_height - sensor_width)
-    focal = lens / sensor * side
+    focal = length / sensor * side
     fx, fy = focal / aspect_x, focal / aspect_y
     cx = width * 0.5 - shift_x * side / aspect_x
     cy = height * 0.5 + shift_y * side / aspect_y

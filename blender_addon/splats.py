@@ -109,7 +109,7 @@ def _cloud(name: str, arrays: Mapping[str, np.ndarray]) -> bpy.types.PointCloud:
     """A PointCloud datablock of Gaussians."""
     filled = attributes(arrays)
     count = len(filled["position"][1])
-    if not count or hasattr(bpy.types.PointCloud, "resize"):
+    if not count or "resize" in bpy.types.PointCloud.bl_rna.functions:
         cloud = bpy.data.pointclouds.new(name)
         if count:
             cloud.resize(count)
@@ -129,29 +129,25 @@ def _fill(data: bpy.types.Mesh | bpy.types.PointCloud, filled: Mapping[str, tupl
 def _convert(name: str, filled: Mapping[str, tuple[str, np.ndarray]]) -> bpy.types.PointCloud:
     """Through a mesh, filled first: Blender 5.0 keeps the bounds that a point cloud had when it was converted."""
     mesh = bpy.data.meshes.new(name)
-    mesh.vertices.add(len(filled["position"][1]))
-    _fill(mesh, filled)
     holder = bpy.data.objects.new(name, mesh)
-    apart = bpy.data.scenes.new(name)  # in the user's, all that is shaded there would be evaluated too
-    apart.collection.objects.link(holder)
-    chosen, layer = [holder], apart.view_layers[0]
-    with bpy.context.temp_override(
-        scene=apart,
-        view_layer=layer,
-        active_object=holder,
-        object=holder,
-        selected_objects=chosen,
-        selected_editable_objects=chosen,
-    ):
-        targets = bpy.ops.object.convert.get_rna_type().properties["target"].enum_items
-        if "POINTCLOUD" in targets and bpy.ops.object.convert.poll():
-            bpy.ops.object.convert(target="POINTCLOUD")
-            cloud = holder.data
-        else:  # Blender 4.2, or Edit Mode
-            cloud = _convert_by_nodes(holder)
-    bpy.data.objects.remove(holder)
-    bpy.data.scenes.remove(apart)
-    bpy.data.meshes.remove(mesh)
+    apart = bpy.data.scenes.new(".PixWorld")  # in the user's, all that is shaded there would be evaluated too
+    try:
+        mesh.vertices.add(len(filled["position"][1]))
+        _fill(mesh, filled)
+        apart.collection.objects.link(holder)
+        only = {"active_object": holder, "object": holder}
+        only |= {"selected_objects": [holder], "selected_editable_objects": [holder]}
+        with bpy.context.temp_override(scene=apart, view_layer=apart.view_layers[0], **only):
+            targets = bpy.ops.object.convert.get_rna_type().properties["target"].enum_items
+            if "POINTCLOUD" in targets and bpy.ops.object.convert.poll():
+                bpy.ops.object.convert(target="POINTCLOUD")
+                cloud = holder.data
+            else:  # Blender 4.2
+                cloud = _convert_by_nodes(holder)
+    finally:
+        bpy.data.objects.remove(holder)
+        bpy.data.scenes.remove(apart)
+        bpy.data.meshes.remove(mesh)
     cloud.name = name
     return cloud
 
@@ -184,10 +180,15 @@ def _convert_by_nodes(holder: bpy.types.Object) -> bpy.types.PointCloud:
 # --- Blender's own splats, from 5.3 on
 
 
+def has_native() -> bool:
+    """Whether Blender knows such a type and lets a script set it."""
+    prop = bpy.types.PointCloud.bl_rna.properties.get("type")
+    return prop is not None and not prop.is_readonly and NATIVE in {item.identifier for item in prop.enum_items}
+
+
 def _set_native(cloud: bpy.types.PointCloud) -> None:
-    """Tell Blender that these points are splats, where it knows such a type and lets a script set it."""
-    prop = cloud.bl_rna.properties.get("type")
-    if prop is not None and not prop.is_readonly and NATIVE in {item.identifier for item in prop.enum_items}:
+    """Tell Blender that these points are splats."""
+    if has_native():
         cloud.type = NATIVE
 
 

@@ -13,9 +13,10 @@ EPS = 1e-15
 
 
 class Adam:
-    """Algorithm 1 of Kingma & Ba 2015, in the order of its section 2.
+    """Algorithm 1 of Kingma & Ba 2015, with both corrections in the step size.
 
     Not torch's own, because that imports torch's compiler first: 1 to 2 of the 15 seconds that a refinement may take.
+    Torch's fused kernel saves 5 ms of a step's 60 to 100, but is not public.
     """
 
     def __init__(self, rates: Mapping[str, float]):
@@ -35,7 +36,7 @@ class Adam:
             average.lerp_(x.grad, 1 - DECAY[0])
             square.mul_(DECAY[1]).addcmul_(x.grad, x.grad, value=1 - DECAY[1])
             size = self.rates[name] * factor * second**0.5 / first
-            x.addcdiv_(average, square.sqrt().add_(EPS), value=-size)
+            x.addcdiv_(average, square.sqrt().add_(EPS * second**0.5), value=-size)
 
     def take(self, name: str, source: Int[Tensor, " m"], fresh: Bool[Tensor, " m"]) -> None:
         """Let a tensor have other rows: row i goes on from the present row source[i], or anew where fresh."""

@@ -64,7 +64,10 @@ def serve(tasks, keys=None):
         yield process.stdout.readline().split()[4].rstrip(";")
     finally:
         process.terminate()
-        process.wait(10)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 # --- the extension, within a check

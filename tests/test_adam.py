@@ -7,9 +7,9 @@ from pixworld.adam import EPS, Adam
 
 def test_is_torchs():
     generator = torch.Generator().manual_seed(0)
-    start = {name: torch.randn(5, width, generator=generator) for name, width in (("a", 3), ("b", 1))}
+    start = {name: torch.randn(5, width, generator=generator) for name, width in (("a", 3), ("b", 1), ("c", 2))}
     ours, theirs = ({name: x.clone().requires_grad_() for name, x in start.items()} for _ in range(2))
-    rates = {"a": 0.1, "b": 0.01}
+    rates = {"a": 0.1, "b": 0.01, "c": 0.1}
     adam = Adam(rates)
     groups = [{"params": [theirs[name]], "lr": rate} for name, rate in rates.items()]
     twin = torch.optim.Adam(groups, eps=EPS)
@@ -17,7 +17,8 @@ def test_is_torchs():
         for tensors in (ours, theirs):
             for x in tensors.values():
                 x.grad = None
-            sum((x - step).square().sum() for x in tensors.values()).backward()
+            loss = sum((tensors[name] - step).square().sum() for name in "ab")
+            (loss + 1e-15 * tensors["c"].sum()).backward()  # as small as the constant that keeps from dividing by 0
         for group, rate in zip(twin.param_groups, rates.values()):
             group["lr"] = rate * 0.5**step
         adam.step(ours, 0.5**step)

@@ -251,8 +251,9 @@ def check_backend_buttons(folder, extension, service):
     assert 200 < len(after["means"]) - rest < 400  # (1 / 1.2)³ of 500
     assert editing.in_box(after["means"][rest:], matrix).all()
     (change,) = blender.module("requests").card_of(cloud)["regenerated"]
-    assert (change["prompt"], change["options"], change["splats"]) == ("a tree", {"steps": 3, "seed": 4}, cloud.name)
-    assert np.array_equal(change["box"], matrix)
+    assert (change["prompt"], change["options"]) == ("a tree", {"steps": 3, "seed": 4})
+    assert change["boxes"].keys() == {cloud.name} and np.array_equal(change["boxes"][cloud.name], matrix)
+    assert change["backend"]["version"] == jobs.session.about["version"]
 
     assert "No box was chosen" in refusal(lambda: ops.regenerate(box="nothing"))
     ops.regenerate(**how | {"prompt": "fail"})

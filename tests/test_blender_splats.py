@@ -1,5 +1,7 @@
 """Splats in a real Blender: their data, how they look in renders and viewports, and the passes."""
 
+import contextlib
+
 import blender
 import numpy as np
 import pytest
@@ -95,10 +97,26 @@ def check_attributes(folder):
         assert np.array_equal(read(f"radiance:sh_{i}", "vector", 3), arrays["sh"][:, i + 1])
 
     bpy.ops.wm.read_factory_settings()
-    bpy.ops.object.mode_set(mode="EDIT")  # where Blender's own conversion is not available
+    bpy.ops.object.mode_set(mode="EDIT")
     made = splats.make("splats", arrays, bpy.context.scene.collection)
-    assert made.type == "POINTCLOUD" and len(made.data.points) == 500
-    assert {"position", "radius", "scale", "rotation", "radiance:base"} <= set(made.data.attributes.keys())
+    assert made.type == "POINTCLOUD" and len(made.data.points) == 500 and bpy.context.mode == "EDIT_MESH"
+    wanted = {"position", "radius", "scale", "rotation", "radiance:base"}
+    assert wanted <= set(made.data.attributes.keys()) and len(bpy.data.scenes) == 1
+
+    mesh = bpy.data.meshes.new("mesh")
+    mesh.vertices.add(500)
+    splats._fill(mesh, splats.attributes(arrays))
+    holder = bpy.data.objects.new("holder", mesh)
+    bpy.context.scene.collection.objects.link(holder)
+    cloud = splats._convert_by_nodes(holder)  # as Blender 4.2, which has no operator for it
+    assert len(cloud.points) == 500 and wanted <= set(cloud.attributes.keys())
+
+    before = {name: len(getattr(bpy.data, name)) for name in ("scenes", "objects", "meshes", "pointclouds")}
+    if "resize" not in bpy.types.PointCloud.bl_rna.functions:
+        splats._fill = None  # a conversion that fails
+        with contextlib.suppress(TypeError):
+            splats.make("splats", arrays, bpy.context.scene.collection)
+        assert before == {name: len(getattr(bpy.data, name)) for name in before}, "something is left"
 
 
 def test_attributes_survive_saving(tmp_path):
@@ -177,6 +195,61 @@ def test_data_survives_what_users_do(tmp_path):
 
 
 # --- final renders
+
+
+def check_make_ready(folder):
+    import bpy
+
+    from blender_addon import materials, node_parts, shading, splats
+
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    for i in range(300):
+        bpy.data.node_groups.new(f"the user's {i}", "GeometryNodeTree")
+    counts = [0]
+    while len(counts) < 20 and (len(counts) < 2 or counts[-1] > counts[-2]):
+        shading.make_ready(0)
+        counts.append(len(materials.stamped()))
+    made = counts[-1]
+    assert counts == [*range(made + 1), made], "not one part at a time"
+    assert made == len(shading.parts.FAMILY.makers) + 3
+    groups = set(bpy.data.node_groups)
+    ellipses = [x for x in groups if materials.is_ours(x, "PixWorld Splats: Ellipse")]
+    assert ellipses[0].users == 1
+    materials.discard_unused()
+    assert len(bpy.data.node_groups) == 300 and not materials.stamped()
+
+    cloud = splats.make("splats", gaussians_in_view(50), bpy.context.scene.collection)
+    shading.shade(cloud)
+    groups = set(bpy.data.node_groups)
+    shading.make_ready(1)
+    materials.discard_unused()
+    assert set(bpy.data.node_groups) == groups and len(materials.stamped()) == made
+
+    # The user has renamed an input of a part, and a part cannot be written.
+    family = node_parts.Family("Test")
+
+    @family.part("Twice", value=node_parts.FLOAT)
+    def twice(g, value):
+        return {"twice": value + value}
+
+    first = family.makers["Test: Twice"]()
+    assert family.makers["Test: Twice"]() is first
+    first.interface.items_tree["value"].name = "other"
+    second = family.makers["Test: Twice"]()
+    assert second is not first and family.makers["Test: Twice"]() is second
+
+    @family.part("Broken")
+    def broken(g):
+        raise KeyError("broken")
+
+    before = set(bpy.data.node_groups)
+    with contextlib.suppress(KeyError):
+        family.makers["Test: Broken"]()
+    assert set(bpy.data.node_groups) == before
+
+
+def test_shading_is_made_ready_part_by_part(tmp_path):
+    in_blender(check_make_ready, tmp_path)
 
 
 def check_colours(folder):

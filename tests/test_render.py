@@ -201,6 +201,26 @@ def test_a_single_gaussian_by_hand():
     np.testing.assert_allclose(rendering.rgb[0, 1], expected / 2, atol=1e-6)
 
 
+def test_both_passes_draw_the_same_pixels():
+    """Of long thin Gaussians, whose alpha is a matter of the last bit. Were a pixel drawn in one pass only, the weights
+    of colours and the opacity of the image would differ by 1/255 and more."""
+    generator = torch.Generator().manual_seed(0)
+    n = 400
+    gaussians = Gaussians(
+        means=torch.randn(n, 3, generator=generator),
+        quats=torch.randn(n, 4, generator=generator),
+        scales=torch.tensor([1.0, 1e-3, 1e-3]).repeat(n, 1),
+        opacities=torch.rand(n, generator=generator) * 0.05 + 0.01,
+        sh=torch.zeros(n, 1, 3).requires_grad_(),
+    )
+    up, centre = torch.tensor([0.0, 0.0, 1.0]), torch.zeros(1, 3)
+    K = torch.tensor([[90.0, 0, 50], [0, 90, 40], [0, 0, 1]])[None]
+    out = render(gaussians, Cameras(look_at(torch.tensor([[3.0, 1.0, 0.5]]), centre, up), K, 80, 100), eps2d=0.01)
+    out.rgb[:, 0].sum().backward()
+    weights = gaussians.sh.grad[:, 0, 0].sum() / C0
+    assert weights.item() == pytest.approx(out.alpha.sum().item(), abs=0.5 / 255)
+
+
 def test_gradients_where_alpha_is_clamped():
     gaussians, cameras = random_scene(1, views=1)
     centred = Gaussians(

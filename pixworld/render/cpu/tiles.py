@@ -26,8 +26,9 @@ AHEAD = 16  # Gaussians: how early what is known of one is fetched; worth a fift
 # the tile, so bands are padded.
 BAND = (TILE + COLUMNS) * ROWS
 PLANE = TILE // ROWS * BAND
+assert TILE % ROWS == 0
 BACK = 7 * PLANE  # what blend_backward knows of the pixels of a tile
-# What blend_lanes_backward adds up for a column of LANES pixels: Σg, Σg dy, Σg dy² with g = dL/dσ, then colour, z.
+# What blend_lanes_backward adds up in COLUMNS columns, over rows: Σg, Σg dy, Σg dy² with g = dL/dσ, then colour, z.
 S0, SY, SYY, SRED, SGREEN, SBLUE, SZ, SUM = range(8)
 SUMS = SUM * LANES
 
@@ -57,17 +58,23 @@ def _exp(x):
 
 @intrinsic
 def fetch(typingctx, array, index):
-    """Ask memory for array[index, ...], which will be needed soon: lists are in the order of depth, arrays are not."""
+    """Ask memory for array[index, ...], which will be needed soon: lists are in the order of depth, arrays are not.
+
+    What is longer than a number may lie on two lines of the cache, so both ends are asked for.
+    """
 
     def generate(context, builder, signature, args):
         view = context.make_array(array)(context, builder, args[0])
         stride = cgutils.unpack_tuple(builder, view.strides)[0]
         offset = builder.mul(stride, context.cast(builder, args[1], index, types.intp))
         pointer = cgutils.pointer_add(builder, view.data, offset, ir.IntType(8).as_pointer())
+        last = builder.sub(stride, ir.Constant(stride.type, 1))
+        pointers = [pointer, cgutils.pointer_add(builder, pointer, last)][: min(2, array.ndim)]
         flag = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, flag, flag, flag])
         prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        builder.call(prefetch, [pointer, flag(0), flag(3), flag(1)])  # to read, keep near, data
+        for each in pointers:
+            builder.call(prefetch, [each, flag(0), flag(3), flag(1)])  # to read, keep near, data
         return context.get_dummy_value()
 
     return types.void(array, index), generate
@@ -224,6 +231,13 @@ def blend_lanes(at, dx0, dy0, k, r, pixels):
         pixels[p + np.uintp(5 * PLANE)] = k if drawn else last
 
 
+@inlined
+def of_tile(box, top, left):
+    """Which of the pairs of a Gaussian with this box is that of the tile that begins at (top, left)."""
+    across = (box[2] - 1) // TILE - box[0] // TILE + 1
+    return (top // TILE - box[1] // TILE) * across + left // TILE - box[0] // TILE
+
+
 @kernel
 def blend_backward(start, stop, records, boxes, columns, begin, order, first, kept, upstream, pairs):
     """For tiles start..stop: the gradient of every pair (tile, Gaussian) from upstream [i 5 h w], into pairs [m PAIR].
@@ -265,11 +279,10 @@ def blend_backward(start, stop, records, boxes, columns, begin, order, first, ke
                 fetch(boxes[i], ids[k - AHEAD])
                 fetch(first[i], ids[k - AHEAD])
             if k >= AHEAD // 2:
-                fetch(pairs, first[i, ids[k - AHEAD // 2]])
+                soon = ids[k - AHEAD // 2]
+                fetch(pairs, first[i, soon] + of_tile(boxes[i, soon], top, left))
             r, box = records[i, ids[k]], boxes[i, ids[k]]
-            across = (box[2] - 1) // TILE - box[0] // TILE + 1
-            row, column = top // TILE - box[1] // TILE, left // TILE - box[0] // TILE
-            pair = pairs[first[i, ids[k]] + row * across + column]
+            pair = pairs[first[i, ids[k]] + of_tile(box, top, left)]
             for c in range(PAIR):
                 pair[c] = T(0)
             if T(k) > deepest:
