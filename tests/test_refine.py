@@ -140,11 +140,13 @@ def test_early_stopping_returns_the_best_of_the_spared_photo(arc, cloud, start):
 def test_exposure_of_each_photo_is_found(photos, start):
     gains = torch.tensor([0.7, 0.85, 1.0, 1.15, 1.3])
     bright = [replace(p, images=(p.images * g).clamp(0, 1)) for p, g in zip(photos, gains)]
-    plain = refine(start, bright, steps(150)).gaussians
-    refined = refine(start, bright, steps(150, exposure=True))
-    assert torch.corrcoef(torch.stack([refined.gains[:, 0].mean(1), gains.log()]))[0, 1] > 0.95
-    # Of all photos: of one alone it is chance, -0.4 to +1.3 dB.
-    assert sum(score(refined.gaussians, p) - score(plain, p) for p in photos) / len(photos) > 0.7
+    gained = []
+    for seed in range(3):
+        plain = refine(start, bright, steps(150, seed=seed)).gaussians
+        refined = refine(start, bright, steps(150, exposure=True, seed=seed))
+        assert torch.corrcoef(torch.stack([refined.gains[:, 0].mean(1), gains.log()]))[0, 1] > 0.95
+        gained += [score(refined.gaussians, p) - score(plain, p) for p in photos]
+    assert sum(gained) / len(gained) > 0.5  # of one photo and one seed it is chance, -0.4 to +1.3 dB
 
 
 def test_wrong_cameras_are_put_right(photos, cloud):
