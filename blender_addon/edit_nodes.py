@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import bpy
 
-from .node_parts import BOOL, FLOAT, GEOMETRY, INT, OBJECT, STRING, VECTOR, Family
+from .node_parts import BOOL, FLOAT, GEOMETRY, INT, OBJECT, STRING, VECTOR, Family, named, switch
 from .nodes import Field, Graph, new_group
 
 GROUP = "PixWorld Edit"
@@ -95,7 +95,7 @@ def hidden(
     g: Graph, opacity: Field, smallest: Field, largest: Field, confidence: Field, box: Field, remove_inside: Field
 ) -> dict[str, Field]:
     """1 for points beyond one of the limits."""
-    scale = _named(g, "scale", "FLOAT_VECTOR")
+    scale = named(g, "scale", "FLOAT_VECTOR")
     size = scale.x.max(scale.y).max(scale.z)
     known = g.node("GeometryNodeInputNamedAttribute", "confidence", data_type="FLOAT")
     doubtful = g.out(known, "Attribute") < confidence
@@ -113,20 +113,20 @@ def hidden(
 def decimated(g: Graph, points: Field, budget: Field) -> dict[str, Field]:
     """At most `budget` points, those that matter most, by opacity times area. Equals are told apart by 1 % of noise, so
     that a cloud of equal points thins out evenly."""
-    scale = _named(g, "scale", "FLOAT_VECTOR")
+    scale = named(g, "scale", "FLOAT_VECTOR")
     area = scale.x * scale.y * scale.z / scale.x.min(scale.y).min(scale.z).max(1e-12)
     importance = g.out(_base(g), "Alpha") * area
     noise = g.node("FunctionNodeRandomValue", data_type="FLOAT", into={"Min": 1.0, "Max": 1.01})
     count = g.field("GeometryNodeAttributeDomainSize", points, component="POINTCLOUD", output="Point Count")
     weighed = _store(g, points, _WEIGHT, importance * g.out(noise, "Value"), "FLOAT")  # noise goes by index: keep it
-    weight = _named(g, _WEIGHT, "FLOAT")
+    weight = named(g, _WEIGHT, "FLOAT")
     best_first = g.field("GeometryNodeSortElements", weighed, into={"Sort Weight": -1.0 * weight})
     first_out = g.node("GeometryNodeSampleIndex", best_first, data_type="FLOAT", domain="POINT")
     for name, value in (("Value", weight), ("Index", budget)):
         g.feed(next(s for s in first_out.inputs if s.name == name and s.enabled), value)
     fewer = _drop(g, weighed, 1.0 - (weight > g.out(first_out)))
     fewer = g.field("GeometryNodeRemoveAttribute", fewer, into={"Name": _WEIGHT})
-    return {"points": _switch(g, (budget > 0.5) * (count > budget), points, fewer)}
+    return {"points": switch(g, (budget > 0.5) * (count > budget), points, fewer)}
 
 
 TONE = {"gain": FLOAT, "tint": VECTOR, "saturation": FLOAT}
@@ -148,7 +148,7 @@ def toned_band(g: Graph, points: Field, name: Field, **tone: Field) -> dict[str,
     there = g.node("GeometryNodeSampleIndex", points, data_type="BOOLEAN", domain="POINT")
     g.feed(next(s for s in there.inputs if s.name == "Value" and s.enabled), g.out(band, "Exists"))
     changed = toned(g, colour=g.out(band, "Attribute"), **tone)["colour"]
-    return {"points": _switch(g, g.out(there), points, _store(g, points, name, changed, "FLOAT_VECTOR"))}
+    return {"points": switch(g, g.out(there), points, _store(g, points, name, changed, "FLOAT_VECTOR"))}
 
 
 @FAMILY.part("Recoloured", points=GEOMETRY, **TONE)
@@ -164,17 +164,13 @@ def recoloured(g: Graph, points: Field, gain: Field, tint: Field, saturation: Fi
         changed = toned_band(g, points=changed, name=f"radiance:sh_{i}", **tone)["points"]
     white = g.vector_math("SUBTRACT", tint, (1.0, 1.0, 1.0))
     off = g.math("ABSOLUTE", gain - 1.0) + g.math("ABSOLUTE", saturation - 1.0) + white.dot(white)
-    return {"points": _switch(g, off > 1e-6, points, changed)}
+    return {"points": switch(g, off > 1e-6, points, changed)}
 
 
 def _base(g: Graph) -> bpy.types.Node:
     """The base colour and the opacity, apart."""
     base = g.field("GeometryNodeInputNamedAttribute", "radiance:base", data_type="FLOAT_COLOR", output="Attribute")
     return g.node("FunctionNodeSeparateColor", base)
-
-
-def _named(g: Graph, name: str, kind: str) -> Field:
-    return g.field("GeometryNodeInputNamedAttribute", name, data_type=kind, output="Attribute")
 
 
 def _store(g: Graph, points: Field, name: str | Field, value: Field, kind: str) -> Field:
@@ -184,10 +180,3 @@ def _store(g: Graph, points: Field, name: str | Field, value: Field, kind: str) 
 
 def _drop(g: Graph, points: Field, selection: Field) -> Field:
     return g.field("GeometryNodeDeleteGeometry", points, into={"Selection": selection}, domain="POINT")
-
-
-def _switch(g: Graph, condition: Field, no: Field, yes: Field) -> Field:
-    node = g.node("GeometryNodeSwitch", input_type="GEOMETRY")
-    for name, value in (("Switch", condition), ("False", no), ("True", yes)):
-        g.feed(next(s for s in node.inputs if s.name == name and s.enabled), value)
-    return g.out(node)

@@ -10,7 +10,7 @@ from typing import Any
 
 import bpy
 
-from .materials import ours, stamp
+from .materials import is_ours, ours, stamp
 from .nodes import Field, Graph, new_group
 
 BOOL, FLOAT, INT, MATRIX, OBJECT, STRING, VECTOR = (
@@ -35,7 +35,7 @@ class Family:
 
         def wrap(write: Write) -> Write:
             def make() -> bpy.types.NodeTree:
-                groups = [x for x in bpy.data.node_groups if not _changed(x, inputs)]
+                groups = (x for x in bpy.data.node_groups if is_ours(x, name) and not _changed(x, inputs))
                 return ours(groups, name) or _written(name, write, inputs)
 
             def use(g: Graph, **fields: Any) -> dict[str, Field]:
@@ -67,3 +67,16 @@ def _written(name: str, write: Write, inputs: dict[str, str]) -> bpy.types.NodeT
         g.arrange()
         stamp(tree, name)
     return tree
+
+
+def named(g: Graph, name: str, kind: str) -> Field:
+    """The values of an attribute."""
+    return g.field("GeometryNodeInputNamedAttribute", name, data_type=kind, output="Attribute")
+
+
+def switch(g: Graph, condition: Field, no: Field, yes: Field) -> Field:
+    """One geometry or the other."""
+    node = g.node("GeometryNodeSwitch", input_type="GEOMETRY")
+    for name, value in (("Switch", condition), ("False", no), ("True", yes)):
+        g.feed(next(s for s in node.inputs if s.name == name and s.enabled), value)
+    return g.out(node)

@@ -16,8 +16,9 @@ import bpy
 
 from . import splat_nodes as parts
 from .materials import ELLIPSOIDS, QUADS, ellipsoids, is_ours, ours, quads, stamp, stamped
+from .node_parts import named, switch
 from .nodes import Field, Graph, new_group, set_input
-from .splat_nodes import GROUP, named
+from .splat_nodes import GROUP
 from .splats import has_native, is_native
 
 _BALLS = "Balls in Viewport"
@@ -110,16 +111,9 @@ def _write(tree: bpy.types.NodeTree) -> None:
     quads = _quads(g, points, position, local, camera, to_camera, colour, opacity)
     balls = _store(g, points, "splat_colour", parts.lit(g, colour=colour.max((0.0, 0.0, 0.0)))["lit"])
     balls = g.field("GeometryNodeSetMaterial", balls, into={"Material": _ball_material()})
-    shown = _switch(g, g.out(inputs, _BALLS), bare, balls)
-    g.node("NodeGroupOutput", _switch(g, g.field("GeometryNodeIsViewport"), quads, shown))
+    shown = switch(g, g.out(inputs, _BALLS), bare, balls)
+    g.node("NodeGroupOutput", switch(g, g.field("GeometryNodeIsViewport"), quads, shown))
     g.arrange()
-
-
-def _switch(g: Graph, condition: Field, false: Field, true: Field) -> Field:
-    switch = g.node("GeometryNodeSwitch", input_type="GEOMETRY")
-    for name, value in (("Switch", condition), ("False", false), ("True", true)):
-        g.feed(next(s for s in switch.inputs if s.name == name and s.enabled), value)
-    return g.out(switch)
 
 
 def _quads(

@@ -8,7 +8,7 @@ import operator
 
 from .harmonics import first, second, third
 from .materials import MIN_ALPHA
-from .node_parts import FLOAT, MATRIX, VECTOR, Family
+from .node_parts import FLOAT, MATRIX, VECTOR, Family, named
 from .nodes import Field, Graph
 from .rendering import LINEAR
 
@@ -147,8 +147,3 @@ def normal(g: Graph, towards: Field) -> dict[str, Field]:
     by_y = (1.0 - by_x) * (scale.y < scale.z)
     axis = g.field("FunctionNodeRotateVector", g.vector(by_x, by_y, 1.0 - by_x - by_y), rotation)
     return {"normal": axis * (1.0 - 2.0 * (axis.dot(towards) > 0.0))}
-
-
-def named(g: Graph, name: str, kind: str) -> Field:
-    """The values of an attribute."""
-    return g.field("GeometryNodeInputNamedAttribute", name, data_type=kind, output="Attribute")
