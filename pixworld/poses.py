@@ -14,16 +14,30 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
+from pixworld import learned_matching
 from pixworld.cameras import Cameras
 from pixworld.files import image_to_tensor
 from pixworld.photos import resize_mask, resize_photo
-from pixworld.sfm import Attempt, OnProgress, Search, points_of, pycolmap, structure_from_motion, triangulate
+from pixworld.sfm import (
+    Attempt,
+    OnProgress,
+    Search,
+    points_of,
+    pycolmap,
+    structure_from_motion,
+    triangulate,
+)
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Views
 from pixworld.world_frame import WorldFrame, world_frame
 
 # The first is enough for most sets. The second, tried when that leaves photos out, finds small and weak features and
-# accepts doubtful matches, which geometric verification sorts out in more time.
-_SEARCHES = (Search(800, 4096, 0.0067, 0.8), Search(1600, 8192, 0.003, 0.9))
+# accepts doubtful matches, which geometric verification sorts out in more time. The third has networks to
+# help (where these are installed), which bridge wider steps between photos.
+_SEARCHES = (
+    Search(800, 4096, 0.0067, 0.8),
+    Search(1600, 8192, 0.003, 0.9),
+    Search(800, 4096, 0.0067, 0.8, learned=1024),
+)
 _ENOUGH = 0.9  # of the photos registered: no need for the next search
 _FEW_FEATURES = 50  # of a photo: fewer place no camera
 
@@ -49,9 +63,12 @@ def poses_from_photos(photos: Sequence[Photo], size: int, *, seed: int = 0, on_p
     attempts: list[Attempt] = []
     searches = []
     for search in _SEARCHES:
+        if search.learned and not learned_matching.available():
+            continue
         attempts.append(structure_from_motion(photos, search, seed, on_progress))
         registered = len(attempts[-1].registered())
-        searches.append({"long_side": search.long_side, "features": search.features, "registered": registered})
+        told = {"long_side": search.long_side, "features": search.features, "learned": search.learned}
+        searches.append({**told, "registered": registered})
         if registered >= _ENOUGH * len(photos):
             break
     best = max(attempts, key=lambda attempt: len(attempt.registered()))  # the first of equals

@@ -23,7 +23,9 @@ import numpy as np
 import pycolmap
 from jaxtyping import Bool, Float, Int, UInt8, UInt32
 
+from pixworld import learned_matching
 from pixworld.cameras import Cameras
+from pixworld.learned_matching import Matcher, Points
 from pixworld.photos import resize_mask
 from pixworld.views import Photo
 
@@ -37,12 +39,17 @@ OnProgress = Callable[[str, int, int], None]
 
 
 class Search(NamedTuple):
-    """How features are sought and matched."""
+    """How features are sought and matched: by SIFT, and by networks beside it."""
 
     long_side: int  # pixels that photos are scaled down to
-    features: int  # in a photo, at most
-    contrast: float  # of a feature, at least
+    features: int  # of SIFT in a photo, at most
+    contrast: float  # of such a feature, at least
     max_ratio: float  # of the angle to the nearest descriptor, to that to the second nearest
+    learned: int = 0  # points of the network in a photo, at most; 0 is without: see learned_matching.py
+    # Photos of different places have up to 22 learned matches of so high a score, ones taken 30 to 45 degrees apart 47
+    # to 92: pairs with fewer than `fewest` do without.
+    score: float = 0.5
+    fewest: int = 25
 
 
 class Attempt(NamedTuple):
@@ -59,7 +66,10 @@ class Attempt(NamedTuple):
 
 # Known poses tell good matches from bad, so the lax thresholds cost nothing.
 _TRIANGULATION = Search(800, 8192, 0.003, 0.9)
-_ALL_PAIRS = 40  # up to as many photos every pair is matched; above, neighbours by name and ever wider gaps
+_FEW = 6  # photos, whose steps may be wide: networks help, at 3 s a pair, with matches that the poses will judge
+_FEW_LEARNED = {"learned": 2048, "score": 0.2, "fewest": 15}
+# Up to as many photos every pair is matched; above, neighbours by name and ever wider gaps. Networks take 0.8 s a pair.
+_ALL_PAIRS, _ALL_LEARNED_PAIRS = 40, 20
 _NEIGHBOURS = 10
 _MIN_MATCHES = 15  # of a pair of photos
 _MAX_ANGLE = 0.7  # radians between matching descriptors
@@ -69,11 +79,11 @@ _MAX_ERROR_PX = 2.0  # mean reprojection error of the points that are kept, at t
 def structure_from_motion(photos: Sequence[Photo], search: Search, seed: int, on_progress: OnProgress) -> Attempt:
     """Find the cameras of photos, in COLMAP's world (its scale is arbitrary). Photos of one size and EXIF focal length
     share a SIMPLE_RADIAL camera at the size that features were sought at."""
-    images = [_grey(photo.image, search.long_side) for photo in photos]
+    images = [_smaller(photo.image, search.long_side) for photo in photos]
     start = pycolmap.Reconstruction()
     camera_ids: dict[tuple, int] = {}
     for i, (photo, image) in enumerate(zip(photos, images)):
-        height, width = image.shape
+        height, width = image.shape[:2]
         key = (photo.image.shape[:2], photo.focal_px and round(photo.focal_px))
         if key not in camera_ids:
             camera_ids[key] = len(camera_ids) + 1
@@ -128,15 +138,19 @@ def triangulate(
     photos: Sequence[Photo], cameras: Sequence[Cameras], seed: int, on_progress: OnProgress
 ) -> list[Float[np.ndarray, "m 3"]]:
     """World positions of the points seen in each photo, none where nothing could be triangulated. The cameras, one view
-    each, are those of the photos at their full size."""
-    images = [_grey(photo.image, _TRIANGULATION.long_side) for photo in photos]
+    each, are those of the photos at their full size. Few photos, which may be far apart, are matched by networks too,
+    where these are installed."""
 
     def told(stage: str, step: int, steps: int) -> None:
         on_progress(f"points for the given cameras: {stage}", step, steps)
 
+    search = _TRIANGULATION
+    if len(photos) <= _FEW and learned_matching.available():
+        search = search._replace(**_FEW_LEARNED)
+    images = [_smaller(photo.image, search.long_side) for photo in photos]
     model = pycolmap.Reconstruction()
     for i, (camera, image) in enumerate(zip(cameras, images), start=1):
-        height, width = image.shape
+        height, width = image.shape[:2]
         K = camera.resize(height, width).K[0].double().numpy()
         lens = pycolmap.Camera.create_from_model_name(i, "PINHOLE", K[0, 0], width, height)
         lens.params = [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
@@ -146,7 +160,7 @@ def triangulate(
         model.add_image_with_trivial_frame(pycolmap.Image(name=_file_name(i), camera_id=i, image_id=i), pose)
     with tempfile.TemporaryDirectory(prefix="pixworld-sfm-") as folder:
         database = Path(folder) / "database.db"
-        _write_database(database, model, images, _masks(photos, images), _TRIANGULATION, told)
+        _write_database(database, model, images, _masks(photos, images), search, told)
         two_view = pycolmap.TwoViewGeometryOptions()
         two_view.ransac.random_seed = seed
         told("mapping", 0, 1)
@@ -180,15 +194,15 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _grey(image: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "h2 w2"]:
-    grey = Image.fromarray(image).convert("L")
-    scale = min(1.0, long_side / max(grey.size))
-    return np.array(grey.resize([max(1, round(side * scale)) for side in grey.size], Image.Resampling.LANCZOS))
+def _smaller(image: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    image = Image.fromarray(image)
+    scale = min(1.0, long_side / max(image.size))
+    return np.array(image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS))
 
 
 def _masks(photos: Sequence[Photo], images: Sequence[np.ndarray]) -> list[Bool[np.ndarray, "h w"] | None]:
     """The photos' masks at the size that features are sought at."""
-    return [None if p.mask is None else resize_mask(p.mask, *image.shape) for p, image in zip(photos, images)]
+    return [None if p.mask is None else resize_mask(p.mask, *image.shape[:2]) for p, image in zip(photos, images)]
 
 
 def _file_name(image_id: int) -> str:
@@ -203,7 +217,7 @@ def _write_database(
     search: Search,
     on_progress: OnProgress,
 ) -> None:
-    """Extract and match features of the images of a model (ids 1, 2, ..) into a new COLMAP database."""
+    """Find and match features of the images of a model (ids 1, 2, ..) in a new COLMAP database."""
     with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
         for camera in model.cameras.values():
             db.write_camera(camera, use_camera_id=True)
@@ -214,18 +228,43 @@ def _write_database(
         for image in model.images.values():
             db.write_image(image, use_image_id=True)
     _extract(database, images, masks, search, on_progress)
-    pairs = _pairs(len(images))
+    learned = _learned_points(images, masks, search, on_progress) if search.learned else None
+    pairs = _pairs(len(images), _ALL_PAIRS if learned is None else _ALL_LEARNED_PAIRS)
     with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
-        descriptors = []
+        descriptors, counts = [], []
         for image_id in range(1, len(images) + 1):
             values = db.read_descriptors(image_id).data.astype(np.float32)
             descriptors.append(values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-6))
+            counts.append(len(values))
+            if learned is not None:  # behind those of SIFT
+                sift = db.read_keypoints(image_id)[:, :2]
+                db.update_keypoints(image_id, np.concatenate([sift, learned.points[image_id - 1].pixels.cpu()]))
         for step, (i, j) in enumerate(pairs):
             on_progress("matching", step, len(pairs))
             matches = _match(descriptors[i], descriptors[j], search.max_ratio)
+            if learned is not None:
+                more = learned.matcher.match(learned.points[i], learned.points[j])
+                more = more if len(more) >= search.fewest else more[:0]
+                matches = np.concatenate([matches, more + np.array([counts[i], counts[j]], np.uint32)])
             if len(matches) >= _MIN_MATCHES:
                 db.write_matches(i + 1, j + 1, matches)
     on_progress("matching", len(pairs), len(pairs))
+
+
+class _Learned(NamedTuple):
+    matcher: Matcher
+    points: list[Points]  # of each image
+
+
+def _learned_points(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], search: Search, on_progress: OnProgress
+) -> _Learned:
+    matcher, points = Matcher(search.learned, search.score), []
+    for step, (image, mask) in enumerate(zip(images, masks)):
+        on_progress("learned features", step, len(images))
+        points.append(matcher.find(image, mask))
+    on_progress("learned features", len(images), len(images))
+    return _Learned(matcher, points)
 
 
 def _extract(
@@ -235,7 +274,7 @@ def _extract(
     search: Search,
     on_progress: OnProgress,
 ) -> None:
-    """Write the features of grey images (ids 1, 2, ..), a few images at a time for progress and cancelling."""
+    """Write the features of images (ids 1, 2, ..), a few images at a time for progress and cancelling."""
     options = pycolmap.FeatureExtractionOptions()
     options.use_gpu = False
     options.num_threads = _threads()
@@ -248,10 +287,10 @@ def _extract(
         mask_folder.mkdir()
         reader.mask_path = mask_folder
         for name, image, mask in zip(names, images, masks):  # COLMAP passes over an image that has none
-            usable = np.ones(image.shape, bool) if mask is None else mask
+            usable = np.ones(image.shape[:2], bool) if mask is None else mask
             Image.fromarray(usable.astype(np.uint8) * 255).save(mask_folder / f"{name}.png", compress_level=1)
     for name, image in zip(names, images):
-        Image.fromarray(image).save(folder / name, compress_level=1)
+        Image.fromarray(image).convert("L").save(folder / name, compress_level=1)
     batch = 2 * _threads()
     for start in range(0, len(names), batch):
         on_progress("features", start, len(names))
@@ -299,10 +338,10 @@ def _match(
     return np.stack([rows, match[rows]], axis=1).astype(np.uint32)
 
 
-def _pairs(count: int) -> list[tuple[int, int]]:
+def _pairs(count: int, all_pairs: int) -> list[tuple[int, int]]:
     """Pairs of photos to match: all, or in long sequences the neighbours and gaps of powers of two."""
     gaps = set(range(1, count))
-    if count > _ALL_PAIRS:
+    if count > all_pairs:
         gaps = {gap for gap in gaps if gap <= _NEIGHBOURS or gap.bit_count() == 1}
     return [(i, j) for i, j in itertools.combinations(range(count), 2) if j - i in gaps]
 

@@ -2,7 +2,8 @@
 
 Each photo is compared with its neighbours at a sweep of depths (Collins 1996, "A space-sweep approach to true
 multi-image matching"), by normalised cross-correlation of windows: coarsely over the whole range that the scene's
-points span, then around the winner at twice the size. A depth counts where the neighbours' own depths confirm it.
+points span, where semi-global matching decides what is alike at several depths, then around the winner at twice the
+size. A depth counts where neighbours' own depths lead back to the pixel and the pixels around agree.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pixworld.cameras import Cameras
@@ -25,8 +26,13 @@ SWEEP = 48  # depths of the coarse sweep, even in log depth
 REFINE = (-2, -1, 0, 1, 2)  # depths around the winner at the next level, in steps of 0.6 of the level before
 WINDOW = 5  # pixels, at the coarsest level; 2 more from the next on
 NEIGHBOURS = 4  # photos that each is compared with
+STEP, JUMP = 0.1, 0.6  # correlation that it costs if a pixel beside is one of SWEEP away in depth, or farther
 SURE = 0.7  # mean correlation that a depth needs: +0.2 to +0.6 dB on procedural scenes over none, 0.85 is less
-TOLERANCE = 0.03  # relative, by which a neighbour's depth may differ and still confirm
+# By how much a neighbour's depth may differ and still confirm: relative, and in pixels of the view, there and
+# back, as 3 % are five pixels between views that are far apart.
+TOLERANCE, RETURN = 0.03, 1.0
+SUPPORT, AROUND = 0.3, 5  # share of the pixels around, in a window of so many, that must be as deep; speckles are wrong
+ALIKE = 0.05  # relative: as deep
 FLAT = 1e-4  # variance of grey values, 0..1, that counts as no texture
 
 
@@ -57,14 +63,15 @@ def match(
         for i, log_depth in enumerate(logs):
             on_progress("stereo", level * len(seeing) + i, LEVELS * len(seeing))
             others = [(grey[j], cameras[j]) for j in sources[i]]
-            swept.append(sweep(grey[i], cameras[i], others, log_depth, offsets, window))
+            swept.append(sweep(grey[i], cameras[i], others, log_depth, offsets, window, smooth=level == 0))
         logs, scores = zip(*swept)
         offsets = torch.tensor(REFINE, device=device) * 0.6 * (offsets[1] - offsets[0])
-    needed = min(2, len(seeing) - 1)
     depth = {}
     for i, photo in enumerate(seeing):
         others = [(logs[j], cameras[j]) for j in sources[i]]
+        needed = max(1, len(others) // 2)  # of 1 or 3 others 1, of 4 others 2
         sure = (confirmations(logs[i], cameras[i], others) >= needed) & (scores[i] > SURE)
+        sure = supported(logs[i], sure)
         if photo.views.mask is not None:
             sure &= _resize(photo.views.mask[:, None].float(), *logs[i].shape[-2:])[:, 0] > 0.99
         depth[photo.name] = torch.where(sure, logs[i].exp(), 0.0)
@@ -79,10 +86,13 @@ def sweep(
     log_depth: Float[Tensor, "1 h w"],
     offsets: Float[Tensor, " d"],
     window: int,
+    *,
+    smooth: bool = False,
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
     """The log depth among log_depth + offsets (evenly spaced) at which the view looks most like its sources; between
     the offsets by the parabola through the winner and its neighbours; and the winner's mean correlation with its two
-    best sources. `cameras` are of one view each."""
+    best sources. `cameras` are of one view each. With `smooth`, for one log_depth [1 1 1], neighbouring pixels are
+    asked too."""
     depth = torch.exp(log_depth + offsets[:, None, None])
     # The two best sources count at a pixel, a single one twice: the others may not see it.
     best = second = correlation(grey, cameras, *sources[0], depth, window)
@@ -91,14 +101,14 @@ def sweep(
         worse = torch.minimum(best, score)
         second = worse if i == 0 else torch.maximum(second, worse)
         best = torch.maximum(best, score)
-    scores = best + second
+    means = (best + second) / 2
+    scores = semi_global(means) if smooth else means
     winner = scores.argmax(0)
     inner = winner.clamp(1, len(offsets) - 2)
     before, at, after = (scores.gather(0, (inner + k)[None])[0] for k in (-1, 0, 1))
     bend = (before - 2 * at + after).clamp_max(-1e-4)
     shift = torch.where(winner == inner, (0.5 * (before - after) / bend).clamp(-0.5, 0.5), 0.0)
-    score = scores.gather(0, winner[None])[0] / 2
-    return log_depth + offsets[winner] + shift * (offsets[1] - offsets[0]), score[None]
+    return log_depth + offsets[winner] + shift * (offsets[1] - offsets[0]), means.gather(0, winner[None])
 
 
 def correlation(
@@ -123,17 +133,58 @@ def correlation(
     return torch.where(inside, score[:, 0], -1.0)
 
 
+def semi_global(scores: Float[Tensor, "d h w"]) -> Float[Tensor, "d h w"]:
+    """Scores of each pixel's depths, with those of the pixels on the way to it from four sides (Hirschmüller 2008,
+    "Stereo Processing by Semiglobal Matching and Mutual Information", eq. 13): large where both say so."""
+    total = torch.zeros_like(scores)
+    for dim in (1, 2):
+        lines = scores.movedim(dim, 0)
+        for step in (1, -1):
+            order = range(len(lines))[::step]
+            path, paths = None, {}
+            for k in order:
+                path = lines[k] if path is None else lines[k] + _carried(path)
+                paths[k] = path
+            total += torch.stack([paths[k] for k in range(len(lines))]).movedim(0, dim)
+    return total
+
+
+def _carried(path: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
+    """What the pixels before say of each depth, at most 0: the best of staying, of one step and of a jump."""
+    best = path.amax(0)
+    carried = torch.maximum(path, best - JUMP)
+    carried[1:] = torch.maximum(carried[1:], path[:-1] - STEP)
+    carried[:-1] = torch.maximum(carried[:-1], path[1:] - STEP)
+    return carried - best
+
+
 def confirmations(
     log_depth: Float[Tensor, "1 h w"], cameras: Cameras, others: Sequence[tuple[Float[Tensor, "1 _ _"], Cameras]]
 ) -> Int[Tensor, "1 h w"]:
-    """How many other views put each pixel's point at the depth that they found there themselves."""
+    """How many other views put each pixel's point at the depth that they found there themselves: the two differ little,
+    and the other's point is seen at the pixel."""
+    origin, directions = cameras.rays()
+    points = origin + log_depth.exp()[..., None] * directions
+    pixels = cameras.project(points.reshape(1, -1, 3)[0])[0]
     count = torch.zeros_like(log_depth, dtype=torch.long)
     for theirs, other in others:
         column, row, z = _seen_at(cameras, other, log_depth.exp())
         inside = (z > 0) & (column >= 0) & (column < other.width) & (row >= 0) & (row < other.height)
         found = theirs[0][row.long().clamp(0, other.height - 1), column.long().clamp(0, other.width - 1)]
-        count += inside & ((torch.log(z.clamp_min(1e-9)) - found).abs() < TOLERANCE)
+        change = found - torch.log(z.clamp_min(1e-9))
+        centre = other.positions[0]
+        back, _ = cameras.project((centre + change.exp()[..., None] * (points - centre)).reshape(-1, 3))
+        near = (back - pixels).norm(dim=-1).reshape(log_depth.shape) < RETURN
+        count += inside & near & (change.abs() < TOLERANCE)
     return count
+
+
+def supported(log_depth: Float[Tensor, "1 h w"], sure: Bool[Tensor, "1 h w"]) -> Bool[Tensor, "1 h w"]:
+    """Where a pixel is sure and enough of those around it are as deep."""
+    half = AROUND // 2
+    padded = F.pad(torch.where(sure, log_depth, torch.inf)[None], (half,) * 4, value=torch.inf)
+    around = F.unfold(padded, AROUND).reshape(AROUND**2, *log_depth.shape[1:])
+    return sure & (((around - log_depth).abs() < ALIKE).float().mean(0) > SUPPORT)
 
 
 def _seen_at(cameras: Cameras, other: Cameras, depth: Float[Tensor, "d h w"]) -> tuple[Tensor, Tensor, Tensor]:

