@@ -89,9 +89,11 @@ class PixWorld(Method):
         local = normalise(cameras, unit)
 
         inputs, bases, log_depths, times = {}, [], [], {}
+        trust = torch.ones_like(unit)  # in the predicted correction of depth, for each scene
         if clean is not None:
             image = diffusion.to_signal(clean.images)
             log_hint, known = self._hints(clean, unit)
+            trust = torch.where(known.flatten(1).any(dim=1), self.config.correction, 1.0)
             hints = [log_hint[:, :, None], known[:, :, None].float()] if self.config.depth_input else []
             inputs["clean"] = torch.cat([image, *hints], dim=2)
             bases.append(image)
@@ -115,6 +117,8 @@ class PixWorld(Method):
             for block in self.blocks:
                 streams = block(streams, rope, text, text_mask)
             maps = [self.heads[name](s.tokens, s.time, rows) for name, s in streams.items()]
+        if clean is not None:  # the first of them
+            maps[0] = maps[0]._replace(log_depth=trust[:, None, None, None] * maps[0].log_depth)
         return Prediction(
             *lift(
                 type(maps[0])(*(torch.cat(x, dim=1) for x in zip(*maps, strict=True))),
