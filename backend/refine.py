@@ -79,7 +79,7 @@ def refine(
             held = {p.name for p in loaded if {p.name, Path(p.name).stem} & spared}
             if len(held) == len(loaded):
                 raise InputError(f"{cameras} marks all of these photos as held out; give others.")
-            posed, unposed, _ = pose_apart(loaded, named, held, size, seed=seed, on_progress=stages)
+            posed, unposed, _ = pose_apart(loaded, named, held, size, seed=seed, device=to, on_progress=stages)
             for name, reason in [*skipped, *unposed]:
                 print(f"skipped {name}: {reason}", file=sys.stderr)
             train, test = ([p for p in posed if (p.name in held) == apart] for apart in (False, True))

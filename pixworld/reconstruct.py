@@ -81,10 +81,12 @@ def reconstruct(
 
     with _timed(seconds, "poses"):
         if cameras is None:
-            posed, unposed, source = poses_from_photos(photos, options.size, seed=options.seed, on_progress=on_progress)
+            posed, unposed, source = poses_from_photos(
+                photos, options.size, seed=options.seed, device=device, on_progress=on_progress
+            )
         else:
             posed, unposed, source = pose_apart(
-                photos, cameras, held, options.size, seed=options.seed, on_progress=on_progress
+                photos, cameras, held, options.size, seed=options.seed, device=device, on_progress=on_progress
             )
     train = [p for p in posed if p.name not in held]
     test = [p for p in posed if p.name in held]
@@ -142,19 +144,23 @@ def pose_apart(
     size: int,
     *,
     seed: int,
+    device: str = "cpu",
     on_progress: OnProgress,
 ) -> Poses:
-    """poses_from_cameras of the held-out photos (by name) and of all others, each without the other's points.
+    """poses_from_cameras of the held-out photos (by name), which have no points, and of all others.
 
     Sorted by name. A file may have cameras of the training photos alone.
     """
     known = {c.name for c in cameras}
     posed, unposed, about = [], [], {"source": "given cameras"}
-    for part in ([p for p in photos if p.name not in held], [p for p in photos if p.name in held]):
+    for apart in (False, True):
+        part = [p for p in photos if (p.name in held) is apart]
         if posed and not any({p.name, Path(p.name).stem} & known for p in part):
             unposed += [(p.name, "no camera is named like it") for p in part]
             continue
-        some, missing, about = poses_from_cameras(part, cameras, size, seed=seed, on_progress=on_progress)
+        some, missing, about = poses_from_cameras(
+            part, cameras, size, points=not apart, seed=seed, device=device, on_progress=on_progress
+        )
         posed, unposed = posed + some, unposed + missing
     return Poses(sorted(posed, key=lambda p: p.name), unposed, about)
 

@@ -1,8 +1,8 @@
 """COLMAP behind two calls: structure from motion of photos, and triangulation with given cameras.
 
-One seed gives the same result again on one machine: features, matches and verification do not depend on the number of
-threads. COLMAP's bundle adjustment runs on one thread below 50 000 observations; above, sums may differ in the last
-bits from run to run.
+One seed gives the same result again on one machine: SIFT, its matches and verification do not depend on the number of
+threads (those of networks may). COLMAP's bundle adjustment runs on one thread below 50 000 observations; above, sums
+may differ in the last bits from run to run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if threading.current_thread() is threading.main_thread():
     # importing it hands SIGTERM to a crash reporter; Python still knows the handler that was there
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
 
-# Called with (stage, step, steps); the stages are features, matching, mapping. It may raise Cancelled.
+# Called with (stage, step, steps); stages are features, learned features, matching, mapping. It may raise Cancelled.
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -46,8 +46,8 @@ class Search(NamedTuple):
     contrast: float  # of such a feature, at least
     max_ratio: float  # of the angle to the nearest descriptor, to that to the second nearest
     learned: int = 0  # points of the network in a photo, at most; 0 is without: see learned_matching.py
-    # Photos of different places have up to 22 learned matches of so high a score, ones taken 30 to 45 degrees apart 47
-    # to 92: pairs with fewer than `fewest` do without.
+    # Of learned matches. Photos of different places have up to 22 of so high a score, ones taken 30 to 45 degrees apart
+    # 47 to 92: pairs with fewer than `fewest` do without.
     score: float = 0.5
     fewest: int = 25
 
@@ -56,7 +56,7 @@ class Attempt(NamedTuple):
     """What structure from motion of n photos found; image ids are 1 + the photo's index."""
 
     models: list[pycolmap.Reconstruction]  # of 2 photos or more, largest first; a photo may be in several
-    features: Int[np.ndarray, " n"]  # found in each photo
+    features: Int[np.ndarray, " n"]  # that SIFT found in each photo
     matches: Int[np.ndarray, "n n"]  # of each pair of photos, geometrically verified
 
     def registered(self, model: int = 0) -> set[int]:
@@ -66,8 +66,10 @@ class Attempt(NamedTuple):
 
 # Known poses tell good matches from bad, so the lax thresholds cost nothing.
 _TRIANGULATION = Search(800, 8192, 0.003, 0.9)
-_FEW = 6  # photos, whose steps may be wide: networks help, at 3 s a pair, with matches that the poses will judge
-_FEW_LEARNED = {"learned": 2048, "score": 0.2, "fewest": 15}
+# Few photos, some of which have few points, may be far apart: networks help, at 3 s a pair, with matches that the poses
+# will judge.
+_FEW, _FEW_POINTS = 6, 200
+_TRIANGULATION_OF_FEW = _TRIANGULATION._replace(learned=2048, score=0.2, fewest=15)
 # Up to as many photos every pair is matched; above, neighbours by name and ever wider gaps. Networks take 0.8 s a pair.
 _ALL_PAIRS, _ALL_LEARNED_PAIRS = 40, 20
 _NEIGHBOURS = 10
@@ -76,14 +78,16 @@ _MAX_ANGLE = 0.7  # radians between matching descriptors
 _MAX_ERROR_PX = 2.0  # mean reprojection error of the points that are kept, at the size features were sought at
 
 
-def structure_from_motion(photos: Sequence[Photo], search: Search, seed: int, on_progress: OnProgress) -> Attempt:
+def structure_from_motion(
+    photos: Sequence[Photo], search: Search, seed: int, on_progress: OnProgress, device: str = "cpu"
+) -> Attempt:
     """Find the cameras of photos, in COLMAP's world (its scale is arbitrary). Photos of one size and EXIF focal length
     share a SIMPLE_RADIAL camera at the size that features were sought at."""
-    images = [_smaller(photo.image, search.long_side) for photo in photos]
+    images = [_grey(photo.image, search.long_side) for photo in photos]
     start = pycolmap.Reconstruction()
     camera_ids: dict[tuple, int] = {}
     for i, (photo, image) in enumerate(zip(photos, images)):
-        height, width = image.shape[:2]
+        height, width = image.shape
         key = (photo.image.shape[:2], photo.focal_px and round(photo.focal_px))
         if key not in camera_ids:
             camera_ids[key] = len(camera_ids) + 1
@@ -97,7 +101,8 @@ def structure_from_motion(photos: Sequence[Photo], search: Search, seed: int, on
         )
     with tempfile.TemporaryDirectory(prefix="pixworld-sfm-") as folder:
         database = Path(folder) / "database.db"
-        _write_database(database, start, images, _masks(photos, images), search, on_progress)
+        learned = _learned_points(photos, search, on_progress, device) if search.learned else None
+        _write_database(database, start, images, _masks(photos, images), search, learned, on_progress)
         verifier = pycolmap.GeometricVerifierOptions()
         verifier.num_threads = _threads()
         two_view = pycolmap.TwoViewGeometryOptions()
@@ -135,22 +140,37 @@ def structure_from_motion(photos: Sequence[Photo], search: Search, seed: int, on
 
 
 def triangulate(
-    photos: Sequence[Photo], cameras: Sequence[Cameras], seed: int, on_progress: OnProgress
+    photos: Sequence[Photo],
+    cameras: Sequence[Cameras],
+    seed: int,
+    on_progress: OnProgress,
+    device: str = "cpu",
 ) -> list[Float[np.ndarray, "m 3"]]:
     """World positions of the points seen in each photo, none where nothing could be triangulated. The cameras, one view
-    each, are those of the photos at their full size. Few photos, which may be far apart, are matched by networks too,
-    where these are installed."""
+    each, are those of the photos at their full size. Few photos, where SIFT finds few points, are searched by networks
+    too, where these are installed, on `device`."""
 
     def told(stage: str, step: int, steps: int) -> None:
         on_progress(f"points for the given cameras: {stage}", step, steps)
 
-    search = _TRIANGULATION
-    if len(photos) <= _FEW and learned_matching.available():
-        search = search._replace(**_FEW_LEARNED)
-    images = [_smaller(photo.image, search.long_side) for photo in photos]
+    clouds = _triangulate(photos, cameras, _TRIANGULATION, seed, told, device)
+    if 1 < len(photos) <= _FEW and min(map(len, clouds)) < _FEW_POINTS and learned_matching.available():
+        clouds = _triangulate(photos, cameras, _TRIANGULATION_OF_FEW, seed, told, device)
+    return clouds
+
+
+def _triangulate(
+    photos: Sequence[Photo],
+    cameras: Sequence[Cameras],
+    search: Search,
+    seed: int,
+    on_progress: OnProgress,
+    device: str,
+) -> list[Float[np.ndarray, "m 3"]]:
+    images = [_grey(photo.image, search.long_side) for photo in photos]
     model = pycolmap.Reconstruction()
     for i, (camera, image) in enumerate(zip(cameras, images), start=1):
-        height, width = image.shape[:2]
+        height, width = image.shape
         K = camera.resize(height, width).K[0].double().numpy()
         lens = pycolmap.Camera.create_from_model_name(i, "PINHOLE", K[0, 0], width, height)
         lens.params = [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
@@ -160,10 +180,11 @@ def triangulate(
         model.add_image_with_trivial_frame(pycolmap.Image(name=_file_name(i), camera_id=i, image_id=i), pose)
     with tempfile.TemporaryDirectory(prefix="pixworld-sfm-") as folder:
         database = Path(folder) / "database.db"
-        _write_database(database, model, images, _masks(photos, images), search, told)
+        learned = _learned_points(photos, search, on_progress, device) if search.learned else None
+        _write_database(database, model, images, _masks(photos, images), search, learned, on_progress)
         two_view = pycolmap.TwoViewGeometryOptions()
         two_view.ransac.random_seed = seed
-        told("mapping", 0, 1)
+        on_progress("mapping", 0, 1)
         pycolmap.guided_geometric_verification(
             model, database, two_view_geometry_options=two_view, num_threads=_threads()
         )
@@ -173,7 +194,7 @@ def triangulate(
         options.extract_colors = False
         options.triangulation.ignore_two_view_tracks = False
         model = pycolmap.triangulate_points(model, database, folder, folder, options=options)
-        told("mapping", 1, 1)
+        on_progress("mapping", 1, 1)
     model.update_point_3d_errors()
     return [points_of(model, model.images[i]) for i in range(1, len(photos) + 1)]
 
@@ -194,15 +215,18 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _smaller(image: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    image = Image.fromarray(image)
+def _grey(image: UInt8[np.ndarray, "h w 3"], long_side: int) -> UInt8[np.ndarray, "h2 w2"]:
+    return _smaller(Image.fromarray(image).convert("L"), long_side)
+
+
+def _smaller(image: Image.Image, long_side: int) -> UInt8[np.ndarray, "..."]:
     scale = min(1.0, long_side / max(image.size))
     return np.array(image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS))
 
 
 def _masks(photos: Sequence[Photo], images: Sequence[np.ndarray]) -> list[Bool[np.ndarray, "h w"] | None]:
     """The photos' masks at the size that features are sought at."""
-    return [None if p.mask is None else resize_mask(p.mask, *image.shape[:2]) for p, image in zip(photos, images)]
+    return [None if p.mask is None else resize_mask(p.mask, *image.shape) for p, image in zip(photos, images)]
 
 
 def _file_name(image_id: int) -> str:
@@ -215,6 +239,7 @@ def _write_database(
     images: Sequence[np.ndarray],
     masks: Sequence[np.ndarray | None],
     search: Search,
+    learned: _Learned | None,
     on_progress: OnProgress,
 ) -> None:
     """Find and match features of the images of a model (ids 1, 2, ..) in a new COLMAP database."""
@@ -228,8 +253,8 @@ def _write_database(
         for image in model.images.values():
             db.write_image(image, use_image_id=True)
     _extract(database, images, masks, search, on_progress)
-    learned = _learned_points(images, masks, search, on_progress) if search.learned else None
-    pairs = _pairs(len(images), _ALL_PAIRS if learned is None else _ALL_LEARNED_PAIRS)
+    pairs = _pairs(len(images), _ALL_PAIRS)
+    learned_pairs = set() if learned is None else set(_pairs(len(images), _ALL_LEARNED_PAIRS))
     with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
         descriptors, counts = [], []
         for image_id in range(1, len(images) + 1):
@@ -242,10 +267,10 @@ def _write_database(
         for step, (i, j) in enumerate(pairs):
             on_progress("matching", step, len(pairs))
             matches = _match(descriptors[i], descriptors[j], search.max_ratio)
-            if learned is not None:
+            if (i, j) in learned_pairs:
                 more = learned.matcher.match(learned.points[i], learned.points[j])
-                more = more if len(more) >= search.fewest else more[:0]
-                matches = np.concatenate([matches, more + np.array([counts[i], counts[j]], np.uint32)])
+                if len(more) >= search.fewest:
+                    matches = np.concatenate([matches, more + np.array([counts[i], counts[j]], np.uint32)])
             if len(matches) >= _MIN_MATCHES:
                 db.write_matches(i + 1, j + 1, matches)
     on_progress("matching", len(pairs), len(pairs))
@@ -256,14 +281,14 @@ class _Learned(NamedTuple):
     points: list[Points]  # of each image
 
 
-def _learned_points(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], search: Search, on_progress: OnProgress
-) -> _Learned:
-    matcher, points = Matcher(search.learned, search.score), []
-    for step, (image, mask) in enumerate(zip(images, masks)):
-        on_progress("learned features", step, len(images))
+def _learned_points(photos: Sequence[Photo], search: Search, on_progress: OnProgress, device: str) -> _Learned:
+    matcher, points = Matcher(search.learned, search.score, device), []
+    for step, photo in enumerate(photos):
+        on_progress("learned features", step, len(photos))
+        image = _smaller(Image.fromarray(photo.image), search.long_side)
+        mask = None if photo.mask is None else resize_mask(photo.mask, *image.shape[:2])
         points.append(matcher.find(image, mask))
-    on_progress("learned features", len(images), len(images))
+    on_progress("learned features", len(photos), len(photos))
     return _Learned(matcher, points)
 
 
@@ -274,7 +299,7 @@ def _extract(
     search: Search,
     on_progress: OnProgress,
 ) -> None:
-    """Write the features of images (ids 1, 2, ..), a few images at a time for progress and cancelling."""
+    """Write the features of grey images (ids 1, 2, ..), a few images at a time for progress and cancelling."""
     options = pycolmap.FeatureExtractionOptions()
     options.use_gpu = False
     options.num_threads = _threads()
@@ -287,10 +312,10 @@ def _extract(
         mask_folder.mkdir()
         reader.mask_path = mask_folder
         for name, image, mask in zip(names, images, masks):  # COLMAP passes over an image that has none
-            usable = np.ones(image.shape[:2], bool) if mask is None else mask
+            usable = np.ones(image.shape, bool) if mask is None else mask
             Image.fromarray(usable.astype(np.uint8) * 255).save(mask_folder / f"{name}.png", compress_level=1)
     for name, image in zip(names, images):
-        Image.fromarray(image).convert("L").save(folder / name, compress_level=1)
+        Image.fromarray(image).save(folder / name, compress_level=1)
     batch = 2 * _threads()
     for start in range(0, len(names), batch):
         on_progress("features", start, len(names))
@@ -347,10 +372,10 @@ def _pairs(count: int, all_pairs: int) -> list[tuple[int, int]]:
 
 
 def _statistics(database: Path, count: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n n"]]:
-    """Features of every image and verified matches of every pair of a database."""
+    """SIFT features of every image and verified matches of every pair of a database."""
     matches = np.zeros((count, count), np.int64)
     with pycolmap.Database.open(database) as db:
-        features = np.array([db.num_keypoints_for_image(i) for i in range(1, count + 1)], np.int64)
+        features = np.array([db.num_descriptors_for_image(i) for i in range(1, count + 1)], np.int64)
         for pair, inliers in zip(*db.read_two_view_geometry_num_inliers()):
             i, j = (image_id - 1 for image_id in pycolmap.pair_id_to_image_pair(pair))
             matches[i, j] = matches[j, i] = inliers

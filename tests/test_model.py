@@ -75,6 +75,24 @@ def test_unit_is_the_median_hint_or_the_baseline(views):
     assert torch.allclose(scene_unit(blind, v.cameras), baseline)
 
 
+def test_a_part_of_the_correction_is_applied_where_depth_is_known(model, views):
+    """To clean views of scenes with any known depth; the others, and noisy views, have all of it."""
+    v = batched(views)
+    v.depth[0, 1:] = 0
+    blind = replace(v, depth=torch.zeros_like(v.depth))
+    cameras = replace(v.cameras, c2w=v.cameras.c2w.repeat(2, 1, 1, 1), K=v.cameras.K.repeat(2, 1, 1, 1))
+    both = Views(torch.cat([v.images] * 2), cameras, torch.cat([v.depth, blind.depth]))
+    noisy = Noisy(torch.randn(2, 3, 3, 16, 24), torch.tensor([0.3, 0.3]), both.cameras)
+    logs = {}
+    for share in (0.0, 0.5, 1.0):
+        logs[share] = model.predict(both, noisy, ["", ""], share).depth.log()
+    none, half, whole = logs.values()
+    assert (whole - none)[0, :3].abs().max() > 0.01
+    torch.testing.assert_close(half[0, :3], (none + whole)[0, :3] / 2, atol=1e-4, rtol=0)
+    torch.testing.assert_close(none[1], whole[1])
+    torch.testing.assert_close(none[:, 3:], whole[:, 3:])
+
+
 @pytest.mark.parametrize("clean", [0, 1, 3, 4])
 def test_losses_reach_every_part_that_is_used(arc, clean):
     torch.manual_seed(0)

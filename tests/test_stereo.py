@@ -136,9 +136,16 @@ def test_speckles_are_not_supported():
     sure = torch.zeros(1, 12, 12, dtype=torch.bool)
     sure[0, 2:8, 2:8] = True  # a patch,
     sure[0, 10, 10] = True  # a lone pixel,
+    sure[0, :3, 9:] = True  # a patch in a corner,
     log_depth[0, 5, 5] = 1.0  # and one of another depth in the patch
     kept = stereo.supported(log_depth, sure)
-    assert kept[0, 3:7, 3:7].sum() == 15 and not kept[0, 10, 10] and not kept[0, 5, 5] and not (kept & ~sure).any()
+    assert (
+        kept[0, 3:7, 3:7].sum() == 15
+        and kept[0, :2, 10:].all()
+        and not kept[0, 10, 10]
+        and not kept[0, 5, 5]
+        and not (kept & ~sure).any()
+    )
 
 
 def test_depth_of_another_size_keeps_its_values():

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from pixworld import learned_matching
 from pixworld.camera_files import load_cameras
 from pixworld.cameras import Cameras
 from pixworld.data.bank import Bank
@@ -102,7 +103,8 @@ def open_samples(
             "folders hold photos and a transforms.json."
         )
     sets = sets[:scenes]
-    hints = "no depth" if protocol.generated else "points triangulated, and stereo, from them alone"
+    by = "by SIFT and networks" if learned_matching.available() else "by SIFT alone"
+    hints = "no depth" if protocol.generated else f"points triangulated ({by}), and stereo, from them alone"
     about = (
         f"{_counted(len(sets), 'photo set')} of {data.resolve().name}, short side {size} px, given photos with {hints}"
     )

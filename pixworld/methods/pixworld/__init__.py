@@ -100,8 +100,9 @@ class PixWorldConfig:
     gate: float = 0.3  # residual gates at the start of training; 0 is adaLN-Zero as published
     depth_prior: float = 0.3  # log depth, in units of the scene, where no hint tells it
     scale_range: tuple[float, float] = (0.15, 4.0)  # of a Gaussian, in pixel footprints; see the fifth run in the LOG
-    # Of the predicted correction of the log depth, what is applied in scenes whose depth is known in places. With 0.6,
-    # `pixworld-small` loses 0.1 dB on procedural scenes and gains up to 2 dB on refined photos; see its LOG.
+    # Of the predicted correction of the log depth, what inference (never training) applies in scenes whose depth is
+    # known in places. With 0.6, `pixworld-small` loses 0.1 dB on procedural scenes and gains up to 2 dB on refined
+    # photos; see its LOG.
     correction: float = 1.0
     scale_start: float = 0.5
     opacity_start: float = 0.6

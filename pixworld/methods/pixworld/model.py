@@ -74,10 +74,13 @@ class PixWorld(Method):
         self.heads = nn.ModuleDict({name: GaussianHead(c.width, c.patch, c.sh_degree) for name in STREAMS})
         self.frozen: dict[str, nn.Module] = {}  # text encoder and critics: loaded when first needed, not of the model
 
-    def predict(self, clean: Views | None, noisy: Noisy | None, prompts: list[str]) -> Prediction:
+    def predict(
+        self, clean: Views | None, noisy: Noisy | None, prompts: list[str], correction: float = 1.0
+    ) -> Prediction:
         """Gaussians for every view of a batch of scenes, in one forward pass. Either kind of view may be absent.
 
-        Image sides must be multiples of the patch. The clean views' `depth`, where it is not 0, tells the scale.
+        Image sides must be multiples of the patch. The clean views' `depth`, where it is not 0, tells the scale;
+        of scenes with such depth, that share of the `correction` of it is applied.
         """
         parts = [x.cameras for x in (clean, noisy) if x is not None]
         cameras = Cameras.cat(parts)
@@ -93,7 +96,7 @@ class PixWorld(Method):
         if clean is not None:
             image = diffusion.to_signal(clean.images)
             log_hint, known = self._hints(clean, unit)
-            trust = torch.where(known.flatten(1).any(dim=1), self.config.correction, 1.0)
+            trust = torch.where(known.flatten(1).any(dim=1), correction, 1.0)
             hints = [log_hint[:, :, None], known[:, :, None].float()] if self.config.depth_input else []
             inputs["clean"] = torch.cat([image, *hints], dim=2)
             bases.append(image)
@@ -268,7 +271,7 @@ class PixWorld(Method):
             raise InputError("there is nothing to work from: give photos, or cameras to generate")
         clean = None if task.clean is None else _batched(task.clean)
         if task.targets is None:
-            prediction = self.predict(clean, None, [task.prompt])
+            prediction = self.predict(clean, None, [task.prompt], self.config.correction)
             on_step(1, 1, None)
             return Scene(prediction.gaussians[0], task.clean)
 
@@ -284,11 +287,11 @@ class PixWorld(Method):
             nonlocal gaussians, step
             step += 1
             noisy = Noisy(x_t, t, targets)
-            gaussians = complete(self.predict(clean, noisy, [task.prompt]), task)
+            gaussians = complete(self.predict(clean, noisy, [task.prompt], self.config.correction), task)
             x_hat = self._render(gaussians, targets, clean)
             # Not in the last step: what is returned are the Gaussians of these very images.
             if task.prompt and task.guidance != 1 and step < task.steps:
-                free = complete(self.predict(clean, noisy, [""]), task)
+                free = complete(self.predict(clean, noisy, [""], self.config.correction), task)
                 free = self._render(free, targets, clean)
                 x_hat = diffusion.guide(x_hat, free, task.guidance)
             return x_hat
