@@ -13,11 +13,14 @@ Memory in float32: 48 bytes a Gaussian and view, 8 a pair (forward); with gradie
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pixworld.render.cpu import compiling
 from pixworld.render.cpu.chunks import arrays, chunked
 from pixworld.render.cpu.jit import parallel
 from pixworld.render.cpu.projection import PAIR, RECORD, TILE, project, project_backward
@@ -50,7 +53,7 @@ class _Rasterize(torch.autograd.Function):
         in_chunk = histogram.sum(axis=-1, dtype=np.int64)
         pairs_before = (np.cumsum(in_chunk) - in_chunk.reshape(-1)).reshape(in_chunk.shape)
         first = np.empty((s, v, n if train else 0), np.int32)
-        bits = records.view(np.uint32 if real is np.float32 else np.uint64)
+        bits = records.view(np.int32 if real is np.float32 else np.int64)
         order, depths = np.empty(total, np.int32), np.empty(total, bits.dtype)
         parallel(bin_tiles, s * chunks, size, columns, bits, boxes, cursors, order, depths, first, pairs_before)
 
@@ -68,6 +71,7 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
+        compiling.wait()
         means, quats, scales, opacities, colours, w2c, K = arrays(*ctx.saved_tensors)
         s, v, n = ctx.first.shape
         (upstream,) = arrays(upstream.flatten(0, 1))
@@ -90,6 +94,27 @@ class _Rasterize(torch.autograd.Function):
             d_w2c[:, :, :3] = d_views.sum(axis=1)
             d_w2c = torch.from_numpy(d_w2c)
         return *(torch.from_numpy(x) for x in grads), d_w2c, *[None] * 7
+
+
+def _compile_backward() -> None:
+    """The gradient of no image: its kernels, for float32 as in practice, are compiled and cached."""
+    fields = [torch.zeros(0, *shape) for shape in ((0, 3), (0, 4), (0, 3), (0,), (1, 0, 3), (0, 4, 4), (0, 3, 3))]
+    nothing = SimpleNamespace(
+        saved_tensors=fields,
+        needs_input_grad=[False] * len(fields),
+        camera=(1, 1, np.float32(0)),
+        antialiased=False,
+        records=np.empty((0, 0, 0, RECORD), np.float32),
+        boxes=np.empty((0, 0, 0, 4), np.int16),
+        first=np.empty((0, 0, 0), np.int32),
+        begin=np.zeros(1, np.int64),
+        order=np.empty(0, np.int32),
+        kept=np.empty((0, 2, 1, 1), np.float32),
+    )
+    _Rasterize.backward(nothing, torch.zeros(0, 0, 5, 1, 1))
+
+
+compiling.share(_compile_backward)
 
 
 def rasterize(

@@ -12,14 +12,13 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 import torch
-from numba.core import cgutils, event
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from pixworld.kernel_cache import stamped
@@ -28,6 +27,7 @@ from pixworld.kernel_cache import stamped
 # What is switched off takes a tenth of the compile time: wrappers that nobody calls, and rewrites of array expressions.
 _options = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "no_cfunc_wrapper": True, "no_rewrites": True}
 inlined = numba.njit(forceinline=True, no_cpython_wrapper=True, **_options)
+CACHED = True  # whether what one process compiled another will find
 
 
 def kernel(function: Callable) -> Callable:
@@ -35,36 +35,24 @@ def kernel(function: Callable) -> Callable:
     try:
         return numba.njit(nogil=True, cache=True, **_options)(stamped(function))
     except RuntimeError:  # numba found no place to write to: every process compiles for itself
+        global CACHED
+        CACHED = False
         return numba.njit(nogil=True, **_options)(function)
 
 
 @intrinsic(prefer_literal=True)
-def on_stack(typingctx, like, size):
-    """Pointer to `size` items of the dtype of `like` in the stack frame of the calling kernel.
+def on_stack(typingctx, like, rows, columns):
+    """Pointer to rows * columns items of the dtype of `like` in the stack frame of the calling kernel.
 
     LLVM knows that such arrays do not overlap, and keeps small ones in registers: with arrays on the heap
     blend_lanes_backward would stay scalar code.
     """
 
     def codegen(context, builder, signature, args):
-        return cgutils.alloca_once(builder, context.get_value_type(like.dtype), size=size.literal_value)
+        size = rows.literal_value * columns.literal_value
+        return cgutils.alloca_once(builder, context.get_value_type(like.dtype), size=size)
 
-    return numba.types.CPointer(like.dtype)(like, size), codegen
-
-
-class _Announcement(event.Listener):
-    """Says once a process that the kernels are being compiled, when they really are: not when the cache has them."""
-
-    def on_start(self, event_: event.Event) -> None:
-        if event_.data["dispatcher"].py_func.__module__.startswith(__package__):
-            event.unregister("numba:compile", self)
-            print("compiling the CPU rasterizer, once (a few seconds) ..", file=sys.stderr, flush=True)
-
-    def on_end(self, event_: event.Event) -> None:
-        pass
-
-
-event.register("numba:compile", _Announcement())
+    return numba.types.CPointer(like.dtype)(like, rows, columns), codegen
 
 
 @functools.lru_cache(maxsize=4)

@@ -85,8 +85,8 @@ def bin_tiles(start, stop, size, columns, bits, boxes, cursors, order, depths, f
     """For chunks start..stop, of `size` Gaussians, in each view: append them to the lists of the tiles they touch.
 
     cursors [s chunk v tile] is where in `order` and `depths` the chunk begins to write in the list of a tile; it is
-    used up. `bits` is the records seen as unsigned integers: positive floats sort like their bits. first [s v n], when
-    not empty, gets the number of the Gaussian's first pair; pairs_before [s chunk v] is that of the chunk.
+    used up. `bits` is the records seen as integers: positive floats sort like their bits. first [s v n], when not
+    empty, gets the number of the Gaussian's first pair; pairs_before [s chunk v] is that of the chunk.
     """
     n = boxes.shape[2]
     for task in range(start, stop):
@@ -116,7 +116,7 @@ def sort_by_depth(ids, keys, other_ids, other_keys, n):
 
     Uses the `other` arrays as scratch space; keys are used up.
     """
-    histogram = np.empty(256, np.int64)
+    histogram = numba.carray(on_stack(ids, 1, 256), 256)
     shift = keys.dtype.type(0)
     mask = keys.dtype.type(255)
     moved = False
@@ -161,7 +161,7 @@ def blend(start, stop, records, boxes, columns, begin, order, depths, out, kept)
         longest = max(longest, begin[t + 1] - begin[t])
     scratch_ids, scratch_keys = np.empty(longest, order.dtype), np.empty(longest, depths.dtype)
     # Six planes of the tile: transmittance (negated where the pixel has stopped), r, g, b, z, place of the last one
-    pixels = np.empty(6 * PLANE, records.dtype)
+    pixels = numba.carray(on_stack(records, 6, PLANE), 6 * PLANE)
     for t in range(start, stop):
         i = t // tiles
         top, left = (t % tiles) // columns * TILE, (t % tiles) % columns * TILE
@@ -249,8 +249,8 @@ def blend_backward(start, stop, records, boxes, columns, begin, order, first, ke
     height, width = upstream.shape[2], upstream.shape[3]
     tiles = columns * ((height + TILE - 1) // TILE)
     # Seven planes: transmittance, what lies behind times upstream, place of the last one, upstream of r, g, b, z
-    pixels = numba.carray(on_stack(records, BACK), BACK)
-    sums = numba.carray(on_stack(records, SUMS), SUMS)
+    pixels = numba.carray(on_stack(records, 7, PLANE), BACK)
+    sums = numba.carray(on_stack(records, SUM, LANES), SUMS)
     for t in range(start, stop):
         if begin[t] == begin[t + 1]:
             continue
