@@ -37,7 +37,7 @@ from pixworld.adam import Adam
 from pixworld.cameras import Cameras
 from pixworld.densify import DEAD, prune_and_split
 from pixworld.gaussians import Gaussians
-from pixworld.metrics import psnr
+from pixworld.photo_target import PhotoTarget
 from pixworld.render import render
 from pixworld.splats.edit import prune
 from pixworld.views import InputError, Views
@@ -48,10 +48,10 @@ EXPOSURE_RATE = 1e-3  # log gain and offset
 POSE_RATE = 2e-3  # radians, and median photo depths
 FINAL_RATE = 0.1  # of the first, reached exponentially
 COARSE = 0.2  # share of the time in which photos are seen at half size
-SSIM_WEIGHT, WINDOW = 0.2, 8
 OPACITY_WEIGHT = 0.002  # of the mean opacity: what no photo needs fades
 SCALE_WEIGHT = 0.02  # of the mean scale in median photo depths: so does what is large without need
-DEPTH_WEIGHT, DEPTH_DELTA = 0.5, 0.05  # of the Huber loss of log depth where a photo's depth is known
+LOG_SCALES = -20.0, 10.0  # what they are kept within
+DEPTH_WEIGHT = 0.5  # of the loss of depth where a photo's is known
 DROPOUT = 0.3  # share of the Gaussians left out of a step at the end; none at the start
 APART = 0.05, 0.15  # distance of neighbouring photos in median depths: none up to the first, in full from the second
 MOST_GROWTH = 1.05  # in a round; faster splitting leaves no time to tell the copies apart
@@ -126,8 +126,8 @@ def check_early_stop(options: RefineOptions, photos: int) -> None:
 
 class _Refinement:
     def __init__(self, gaussians: Gaussians, photos: Sequence[Views], options: RefineOptions) -> None:
-        self.options, self.photos = options, photos
-        self.halves = [half(p) for p in photos]
+        self.options = options
+        self.photos, self.halves = [PhotoTarget(p) for p in photos], [PhotoTarget(half(p)) for p in photos]
         self.generator = torch.Generator().manual_seed(options.seed)
         depth = median_depth(gaussians, photos)
         self.scale = depth
@@ -187,10 +187,8 @@ class _Refinement:
         current = _activate(self.fields)
         rendered = render(self.dropped(current, fraction), self.cameras(i, photo.cameras))
         rgb = self.exposed(i, rendered.rgb)
-        loss = image_loss(rgb, photo) + OPACITY_WEIGHT * current.opacities.mean()
-        loss = loss + SCALE_WEIGHT * (current.scales / self.scale).mean()
-        if photo.depth is not None:
-            loss = loss + DEPTH_WEIGHT * depth_loss(rendered.depth, photo.depth)
+        loss = photo.image_loss(rgb) + DEPTH_WEIGHT * photo.depth_loss(rendered.depth)
+        loss = loss + OPACITY_WEIGHT * current.opacities.mean() + SCALE_WEIGHT / self.scale * current.scales.mean()
         learned = self.fields | {"gains": self.gains, "turns": self.turns, "moves": self.moves}
         learned = {name: x for name, x in learned.items() if x.requires_grad}
         for x in learned.values():
@@ -198,8 +196,9 @@ class _Refinement:
         loss.backward()
         if all(x.grad.sum().isfinite() for x in learned.values()):  # a sum finds what isfinite().all() does
             self.optimiser.step(learned, FINAL_RATE**fraction)
+            self.fields["log_scales"].data.clamp_(*LOG_SCALES)
         self.taken += 1
-        return psnr(rgb.detach(), photo.images, photo.mask).item()
+        return photo.psnr(rgb.detach())
 
     def grow(self, before: float, fraction: float) -> None:
         """Drop the dead and split the living, in even rounds by the same factor each, up to the budget."""
@@ -214,6 +213,8 @@ class _Refinement:
         """DropGaussian (Park et al. 2025): a share, drawn at random, is left out, the others are more opaque instead.
         What no photo but one supports is then worth little."""
         share = self.dropout * fraction
+        if not share:
+            return gaussians
         kept = torch.rand(len(gaussians), generator=self.generator) >= share
         kept = kept.to(gaussians.opacities) / (1 - share)
         return replace(gaussians, opacities=(gaussians.opacities * kept).clamp_max(1))
@@ -237,14 +238,15 @@ class _Refinement:
 
     @torch.no_grad()
     def gaussians(self) -> Gaussians:
-        return _activate(self.fields).map(lambda x: x.detach().clone())
+        current = _activate(self.fields).map(lambda x: x.detach().clone())
+        return replace(current, quats=F.normalize(current.quats, dim=-1))
 
     @torch.no_grad()
     def check(self) -> float:
         """PSNR of the spared photo; what gave the best one is kept."""
         photo = self.photos[self.spared]
         rgb = render(_activate(self.fields), photo.cameras).rgb.clamp(0, 1)
-        score = psnr(rgb, photo.images, photo.mask).item()
+        score = photo.psnr(rgb)
         if self.best is None or score > self.best[0]:
             self.best = (score, self.result())
         return score
@@ -257,42 +259,12 @@ class _Refinement:
         return Refined(gaussians.select(gaussians.opacities > DEAD), tuple(cameras), gains, self.taken)
 
 
-def image_loss(rgb: Tensor, photo: Views) -> Tensor:
-    """(1 - w) L1 + w (1 - SSIM) of one view [1 3 h w] (Kerbl et al. 2023), outside a mask neither counts.
-
-    SSIM is taken on square windows of 8 pixels every 4. The usual Gaussian windows at every pixel cost the CPU four
-    times as much as rendering does, forward and backward, and the result was worse (snowmiku: 19.7 against 20.9 dB).
-    """
-    truth = photo.images
-    if photo.mask is not None:
-        known = photo.mask[:, None].to(rgb)
-        rgb, truth = rgb * known, truth * known
-    a, aa, ab = _window_means(torch.cat([rgb, rgb * rgb, rgb * truth], dim=1)).chunk(3, dim=1)
-    b, bb = _window_means(torch.cat([truth, truth * truth], dim=1)).chunk(2, dim=1)
-    c1, c2 = 0.01**2, 0.03**2
-    score = (2 * a * b + c1) * (2 * (ab - a * b) + c2)
-    score = score / ((a * a + b * b + c1) * (aa - a * a + bb - b * b + c2))
-    return (1 - SSIM_WEIGHT) * (rgb - truth).abs().mean() + SSIM_WEIGHT * (1 - score.mean())
-
-
-def _window_means(maps: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c h2 w2"]:
-    """Of windows of WINDOW pixels, half of that apart; through the means of their quarters, which costs a third."""
-    return F.avg_pool2d(F.avg_pool2d(maps, WINDOW // 2), 2, 1)
-
-
-def depth_loss(rendered: Float[Tensor, "1 h w"], known: Float[Tensor, "1 h w"]) -> Tensor:
-    """Huber loss of log depth over the pixels whose depth is known (> 0) and where anything was rendered."""
-    both = (known > 0) & (rendered > 0)
-    if not both.any():
-        return rendered.sum() * 0
-    return F.huber_loss(rendered[both].log(), known[both].log(), delta=DEPTH_DELTA) / DEPTH_DELTA
-
-
 def _activate(fields: dict[str, Tensor]) -> Gaussians:
+    """As they are rendered, which quaternions need not be unit for."""
     return Gaussians(
         fields["means"],
-        F.normalize(fields["quats"], dim=-1),
-        fields["log_scales"].clamp(-20, 10).exp(),
+        fields["quats"],
+        fields["log_scales"].exp(),
         torch.sigmoid(fields["logit_opacities"]),
         fields["sh"],
     )

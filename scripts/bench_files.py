@@ -22,6 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import pixworld  # noqa: F401, isort: skip. Before torch, whose threads it sets up
+
 import numpy as np
 import torch
 from plyfile import PlyData

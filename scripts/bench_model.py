@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import pixworld  # noqa: F401, isort: skip. Before torch, whose threads it sets up
+
 import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode

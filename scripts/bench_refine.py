@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import pixworld  # noqa: F401, isort: skip. Before torch, whose threads it sets up
+
 import torch
 import torch.nn.functional as F
 import tyro

@@ -19,13 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
-# After each operation torch's OpenMP threads would spin for a while and keep a core from ours.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+import pixworld  # noqa: F401, isort: skip. Before torch, whose threads it sets up
+
+import torch
 
 from pixworld.cameras import Cameras
 from pixworld.gaussians import Gaussians

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import pixworld  # noqa: F401, isort: skip. Before torch, whose threads it sets up
+
 import numpy as np
 import torch
 import tyro

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pixworld  # noqa: F401, isort: skip. Before torch, whose threads it sets up
+
 import torch
 import tyro
 from PIL import ExifTags, Image

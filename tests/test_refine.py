@@ -8,7 +8,8 @@ import torch
 
 from pixworld.gaussians import Gaussians
 from pixworld.metrics import psnr, ssim
-from pixworld.refine import Progress, RefineOptions, apart, depth_loss, refine
+from pixworld.photo_target import PhotoTarget
+from pixworld.refine import Progress, RefineOptions, apart, refine
 from pixworld.render import render
 from pixworld.views import Cancelled, InputError, Views
 
@@ -167,7 +168,8 @@ def test_known_depth_holds_the_surface_in_place(photos, start):
     depth = render(start, photos[0].cameras).depth * 1.3
     known = [replace(photos[0], depth=depth)]
     refined, plain = (refine(far, p, steps(60)).gaussians for p in (known, photos[:1]))
-    off = [depth_loss(render(g, photos[0].cameras).depth, depth).item() for g in (refined, plain)]
+    target = PhotoTarget(known[0])
+    off = [target.depth_loss(render(g, target.cameras).depth).item() for g in (refined, plain)]
     assert off[0] < 0.7 * off[1]
 
 

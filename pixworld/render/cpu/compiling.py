@@ -36,20 +36,36 @@ def wait() -> None:
 
 
 class _Listener(event.Listener):
+    """Of what is really compiled: what the cache has is not."""
+
     def __init__(self, work: Callable[[], None]) -> None:
-        self.work = work
+        self.work: Callable[[], None] | None = work
+        self.depth = 0  # of kernels and the functions inlined in them
+        self.collecting = False
 
     def on_start(self, event_: event.Event) -> None:
-        """Something is really compiled: the cache does not have it."""
         global _child
-        if not event_.data["dispatcher"].py_func.__module__.startswith(__package__):
+        if not _ours(event_):
             return
-        event.unregister("numba:compile", self)
-        print("compiling the CPU rasterizer, once (a few seconds) ..", file=sys.stderr, flush=True)
-        _child = _fork(self.work)
+        if self.work is not None:
+            print("compiling the CPU rasterizer, once (a few seconds) ..", file=sys.stderr, flush=True)
+            self.work, work = None, self.work
+            _child = _fork(work)
+        if self.depth == 0:
+            # The garbage collector would look through all of torch again and again: a sixth of the time
+            self.collecting = gc.isenabled()
+            gc.disable()
+        self.depth += 1
 
     def on_end(self, event_: event.Event) -> None:
-        pass
+        if _ours(event_):
+            self.depth -= 1
+            if self.depth == 0 and self.collecting:
+                gc.enable()
+
+
+def _ours(event_: event.Event) -> bool:
+    return event_.data["dispatcher"].py_func.__module__.startswith(__package__)
 
 
 def _fork(work: Callable[[], None]) -> threading.Thread | None:
@@ -70,7 +86,6 @@ def _fork(work: Callable[[], None]) -> threading.Thread | None:
         os.closerange(0, os.sysconf("SC_OPEN_MAX"))
         for _ in range(3):
             os.open(os.devnull, os.O_RDWR)
-        gc.disable()
         work()
     finally:
         os._exit(0)
