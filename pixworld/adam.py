@@ -16,7 +16,7 @@ class Adam:
     """Algorithm 1 of Kingma & Ba 2015, with both corrections in the step size.
 
     Not torch's own, because that imports torch's compiler first: 1 to 2 of the 15 seconds that a refinement may take.
-    Torch's fused kernel saves 5 ms of a step's 60 to 100, but is not public.
+    Torch's fused kernel would be faster still, but is not public.
     """
 
     def __init__(self, rates: Mapping[str, float]):

@@ -15,13 +15,14 @@ DEPTH_DELTA = 0.05  # of the Huber loss
 
 
 class PhotoTarget:
-    """One view [1 3 h w]; what of the losses depends on the photo alone is computed here, once."""
+    """One view [1 3 h w]; what of the losses depends on the photo alone is kept."""
 
     def __init__(self, photo: Views):
         self.cameras, self.images, self.mask = photo.cameras, photo.images, photo.mask
         self.within = None if photo.mask is None else photo.mask[:, None].to(photo.images)
         self.truth = photo.images if self.within is None else photo.images * self.within
-        self.means, self.squares = _window_means(self.truth), _window_means(self.truth**2)
+        self.means = _window_means(self.truth)
+        self.variances = _window_means(self.truth**2) - self.means**2
         self.depth = photo.depth
         if photo.depth is not None:
             self.log_depth = torch.where(photo.depth > 0, photo.depth, 1).log()
@@ -36,10 +37,11 @@ class PhotoTarget:
         if self.within is not None:
             rgb = rgb * self.within
         a, aa, ab = (_window_means(x) for x in (rgb, rgb * rgb, rgb * self.truth))
-        b, bb = self.means, self.squares
-        c1, c2 = 0.01**2, 0.03**2
-        score = (2 * a * b + c1) * (2 * (ab - a * b) + c2)
-        score = score / ((a * a + b * b + c1) * (aa - a * a + bb - b * b + c2))
+        b, c1, c2 = self.means, 0.01**2, 0.03**2
+        product = a * b
+        score = (2 * product + c1) * (2 * (ab - product) + c2)
+        square = a * a
+        score = score / ((square + b * b + c1) * (aa - square + self.variances + c2))
         return (1 - SSIM_WEIGHT) * (rgb - self.truth).abs().mean() + SSIM_WEIGHT * (1 - score.mean())
 
     def depth_loss(self, rendered: Float[Tensor, "1 h w"]) -> Tensor:

@@ -111,7 +111,7 @@ def reconstruct(
 
         views = [photo_view(p).to(device) for p in train]
         refinement = replace(options.refinement, seed=options.seed)
-        result = refine(predicted, views, refinement, on_step=on_step, stop=stop)
+        result = refine(predicted, views, refinement, soft=True, on_step=on_step, stop=stop)
         refined = result.gaussians
         if options.refinement.poses:
             train = [replace(p, views=replace(p.views, cameras=c)) for p, c in zip(train, result.cameras)]

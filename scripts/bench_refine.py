@@ -112,7 +112,8 @@ def run(
             with clock.stopped():
                 curve.append(score(progress.gaussians(), test))
 
-    refined = refine(start, [photo_view(p) for p in train], options, on_step=on_step, clock=clock)
+    views = [photo_view(p) for p in train]
+    refined = refine(start, views, options, soft=True, on_step=on_step, clock=clock)
     return refined.gaussians, curve, refined.steps
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,14 +53,39 @@ def test_what_a_child_compiles_is_what_a_gradient_needs():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_a_child_works_apart(tmp_path, capfd):
+def test_a_child_works_apart(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
     def work():
         os.write(1, b"not to be seen")
-        (tmp_path / "done").write_text("")
+        (tmp_path / "done").write_text(str(os.getpid()))
         raise RuntimeError("not to be seen either")
 
-    child = compiling._fork(work)
-    child.join(20)
-    assert not child.is_alive()
-    assert (tmp_path / "done").exists()
+    compiling.fork(work)
+    compiling.wait()
+    assert int((tmp_path / "done").read_text()) != os.getpid()
     assert capfd.readouterr() == ("", "")
+    with pytest.raises(ChildProcessError):  # nobody finds a child that he did not start
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+def test_a_child_that_hangs_or_cannot_be_had_is_done_without(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(compiling, "PATIENCE", 0.2)
+    monkeypatch.setattr(compiling, "LIFETIME", 1)
+    start = time.monotonic()
+    compiling.fork(lambda: time.sleep(30))
+    compiling.wait()
+    assert time.monotonic() - start < 5
+    assert not compiling._results
+
+    def full():
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(os, "fork", full)
+    compiling.fork(lambda: None)
+    compiling.wait()
+    assert not compiling._results

@@ -9,7 +9,7 @@ import torch
 from pixworld.gaussians import Gaussians
 from pixworld.metrics import psnr, ssim
 from pixworld.photo_target import PhotoTarget
-from pixworld.refine import Progress, RefineOptions, apart, refine
+from pixworld.refine import PASSES, Progress, RefineOptions, apart, refine
 from pixworld.render import render
 from pixworld.views import Cancelled, InputError, Views
 
@@ -98,12 +98,16 @@ def test_a_time_budget_ends_it_with_the_schedule_done(photos, start):
     assert fractions[-1] == 1 and max(b - a for a, b in itertools.pairwise(fractions)) < 0.5
 
 
-def test_a_time_budget_alone_sets_no_limit_to_steps(photos, start):
+@pytest.mark.parametrize(("spread", "taken"), [(0.01, 500), (1.0, 5 * PASSES)])
+def test_a_time_budget_alone_limits_steps_only_where_photos_are_far_apart(photos, start, spread, taken):
     ticks = itertools.count()
-    refined = refine(
-        start.select(torch.arange(20)), photos, RefineOptions(budget_seconds=500.0), clock=lambda: next(ticks)
-    )
-    assert refined.steps == 500
+    few = start.select(torch.arange(20))
+    for photo in photos:
+        photo.cameras.c2w[:, :3, 3] = (1 - spread) * photos[0].cameras.c2w[:, :3, 3] + spread * photo.cameras.c2w[
+            :, :3, 3
+        ]
+    refined = refine(few, photos, RefineOptions(budget_seconds=500.0), clock=lambda: next(ticks))
+    assert refined.steps == taken
 
 
 def test_masked_pixels_do_not_choose_the_best(arc, cloud, start):

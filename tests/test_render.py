@@ -273,6 +273,17 @@ def test_broken_gaussians_vanish_without_harm():
         assert not gradients[name][~keep].any()
 
 
+def test_a_broken_camera_does_not_harm_the_gradients_of_others():
+    gaussians, cameras = random_scene(60)
+    broken = replace(cameras, c2w=cameras.c2w.clone())
+    broken.c2w[1, 0, 3] = torch.nan
+    parts, gradients = run(gaussians, broken, "cpu")
+    expected, _ = run(gaussians, cameras, "cpu")
+    assert torch.equal(parts[0][0], expected[0][0])
+    assert not parts[1][1].any()
+    assert all(g.isfinite().all() for g in gradients.values())
+
+
 def test_batches_and_views_are_independent():
     gaussians, cameras = random_scene(80, batch=(2, 3), degree=1)
     together = render(gaussians, cameras)
@@ -326,14 +337,24 @@ def test_a_plain_fork_can_render():
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_compiling_is_announced_once(tmp_path):
+def test_compiling_is_announced_once_and_shared_with_a_child(tmp_path):
     # with the smallest kernel, as all of them take seconds to compile
     code = """
+import gc
 import numpy as np
+from pixworld.render import cpu
+from pixworld.render.cpu import compiling
 from pixworld.render.cpu.tiles import sort_by_depth
-keys, ids = np.array([3, 1, 2, 1 << 20, 1], np.uint32), np.arange(5, dtype=np.int32)
+keys, ids = np.array([3, 1, 2, 1 << 20, 1], np.int32), np.arange(5, dtype=np.int32)
 sort_by_depth(ids, keys, ids.copy(), keys.copy(), 5)
 assert ids.tolist() == [1, 4, 2, 0, 3]
+assert gc.isenabled()
+child = bool(compiling._results)
+compiling.wait()
+if child:  # on Linux, with two cores
+    cpu._compile_backward()
+    for kernel in (cpu.blend_backward, cpu.project_backward):
+        assert sum(kernel.stats.cache_hits.values()) == 1
 """
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     root = Path(__file__).parents[1]

@@ -98,7 +98,8 @@ class _Rasterize(torch.autograd.Function):
 
 def _compile_backward() -> None:
     """The gradient of no image: its kernels, for float32 as in practice, are compiled and cached."""
-    fields = [torch.zeros(0, *shape) for shape in ((0, 3), (0, 4), (0, 3), (0,), (1, 0, 3), (0, 4, 4), (0, 3, 3))]
+    shapes = (0, 0, 3), (0, 0, 4), (0, 0, 3), (0, 0), (0, 1, 0, 3), (0, 0, 4, 4), (0, 0, 3, 3)
+    fields = [torch.from_numpy(np.empty(shape, np.float32)) for shape in shapes]
     nothing = SimpleNamespace(
         saved_tensors=fields,
         needs_input_grad=[False] * len(fields),
@@ -111,10 +112,10 @@ def _compile_backward() -> None:
         order=np.empty(0, np.int32),
         kept=np.empty((0, 2, 1, 1), np.float32),
     )
-    _Rasterize.backward(nothing, torch.zeros(0, 0, 5, 1, 1))
+    _Rasterize.backward(nothing, torch.from_numpy(np.empty((0, 0, 5, 1, 1), np.float32)))
 
 
-compiling.share(_compile_backward)
+compiling.share((blend_backward, project_backward), _compile_backward)
 
 
 def rasterize(

@@ -24,8 +24,8 @@ LANES = 16  # Gaussians
 MX, MY, CA, CB, CC, OP, RED, GREEN, BLUE, Z, RECORD = range(11)
 # The gradient of a (tile, Gaussian) pair: Σg, Σg dx, Σg dy, Σg dx², Σg dx dy, Σg dy² with g = dL/dσ, then colour, z.
 G0, GX, GY, GXX, GXY, GYY, DRED, DGREEN, DBLUE, DZ, PAIR = range(11)
-# A Gaussian in the world: mean, quaternion, scales, opacity o and ln(255 o), as rows of the arrays of lanes.
-PX, PY, PZ, QW, QX, QY, QZ, SX, SY, SZ, OPACITY, LOG, WORLD = range(13)
+# A Gaussian in the world: mean, quaternion, scales, opacity, as rows of the arrays of lanes.
+PX, PY, PZ, QW, QX, QY, QZ, SX, SY, SZ, OPACITY, WORLD = range(12)
 
 
 @inlined
@@ -71,7 +71,6 @@ def read(means, quats, scales, opacities, s, begin, end, world):
         for c in range(4):
             world[QW + c, lane] = quats[s, g, c]
         world[OPACITY, lane] = opacities[s, g]
-        world[LOG, lane] = math.log(means.dtype.type(255) * opacities[s, g])
 
 
 @inlined
@@ -120,7 +119,6 @@ def jacobian(W0, W1, W2, K, width, height, x, y, z):
     v = py if py > top else top
     u = u if u < right else right
     v = v if v < bottom else bottom
-    # The difference first: it is small against what is subtracted
     a0, a1, a2 = combination(fx, W0, -u, W2)
     b0, b1, b2 = combination(fy, W1, -v, W2)
     return (inv * a0, inv * a1, inv * a2), (inv * b0, inv * b1, inv * b2), inv, px, py, u, v
@@ -150,11 +148,14 @@ def project(
     world = numba.carray(on_stack(means, WORLD, LANES), (WORLD, LANES))
     record = numba.carray(on_stack(means, RECORD, LANES), (RECORD, LANES))
     box = numba.carray(on_stack(means, 4, LANES), (4, LANES))
+    logs = numba.carray(on_stack(means, 1, LANES), LANES)
     for task in range(start, stop):
         s, chunk = task // chunks, task % chunks
         end = (chunk + 1) * size if (chunk + 1) * size < n else n
         for begin in range(chunk * size, end, LANES):
             read(means, quats, scales, opacities, s, begin, end, world)
+            for lane in range(LANES):  # apart, because the C library's logarithm takes one number at a time
+                logs[lane] = math.log(T(255) * world[OPACITY, lane])
             for v in range(cameras):
                 view, K = views[s, v], Ks[s, v]
                 W0, W1, W2 = rows(view)
@@ -172,13 +173,14 @@ def project(
                     c11 += eps2d
                     det = c00 * c11 - c01 * c01
                     inv = T(1) / det
-                    opacity, reach = world[OPACITY, lane], world[LOG, lane]
+                    opacity, reach = world[OPACITY, lane], logs[lane]
                     if antialiased:
                         fade = sharp * inv
                         fade = math.sqrt(fade if fade > T(0) else T(0))
                         opacity *= fade
-                        # ln x <= 8 (x^(1/8) - 1): the box may be too large, and there are vectors of square roots
-                        reach += T(8) * (math.sqrt(math.sqrt(math.sqrt(fade))) - T(1))
+                        # ln x <= 64 (x^(1/64) - 1), closely: the box may be too large, and square roots make vectors
+                        fade = math.sqrt(math.sqrt(math.sqrt(fade)))
+                        reach += T(64) * (math.sqrt(math.sqrt(math.sqrt(fade))) - T(1))
                     drawn = (z >= near) & (det > T(0)) & (det < T(np.inf)) & (opacity >= T(1 / 255))
                     # α = 1/255 on the ellipse σ = ln(255 o); its box, a trifle larger against rounding
                     reach *= T(2.001)
@@ -242,9 +244,11 @@ def project_backward(
                 view, K = views[s, v], Ks[s, v]
                 W0, W1, W2 = rows(view)
                 V0, V1, V2 = columns_of(W0, W1, W2)
+                seen = 0
                 for lane in range(LANES):
                     g = begin + lane if begin + lane < end else end - 1
                     drawn[lane] = boxes[s, v, g, 2] if begin + lane < end else 0
+                    seen += drawn[lane]
                     for c in range(PAIR):
                         own[c] = zero
                     if drawn[lane]:
@@ -260,6 +264,8 @@ def project_backward(
                         total[c, lane] = own[c]
                     for c in range(RECORD):
                         record[c, lane] = records[s, v, g, c] if drawn[lane] else one
+                if seen == 0:  # the camera may hold NaNs
+                    continue
 
                 for lane in range(LANES):
                     gx, gy = total[GX, lane], total[GY, lane]
@@ -274,7 +280,7 @@ def project_backward(
 
                     mean = world[PX, lane], world[PY, lane], world[PZ, lane]
                     x, y = dot(W0, mean) + view[0, 3], dot(W1, mean) + view[1, 3]
-                    # Where nothing is drawn, all gradients are 0 times what must be finite
+                    # Where it is not drawn, though elsewhere it is, its gradients are 0 times what must be finite
                     z = dot(W2, mean) + view[2, 3] if drawn[lane] else one
                     A0, A1, iz, px, py, at_x, at_y = jacobian(W0, W1, W2, K, width, height, x, y, z)
                     R0, R1, R2, unit, inv = rotation(world, lane)
@@ -337,10 +343,10 @@ def project_backward(
 
             for g in range(begin, begin + LANES if begin + LANES < end else end):
                 lane = g - begin
-                seen = False
+                seen = 0
                 for v in range(cameras):
-                    seen |= boxes[s, v, g, 2] > 0
-                if not seen:  # it may hold NaNs
+                    seen += boxes[s, v, g, 2]
+                if seen == 0:  # it may hold NaNs
                     continue
                 for c in range(3):
                     d_means[s, g, c] = d_world[PX + c, lane]
