@@ -52,8 +52,8 @@ def reconstruct(
         views: photos that the model sees at once, at most
         size: short side in pixels at which photos are refined and measured, never enlarged
         init: what is refined: the model's prediction, or points of structure from motion with lifted pixels
-        refine: optimisation steps after the prediction, one photo each; without it 300, or as many as the time allows.
-            Ctrl-C while they run keeps what there is
+        refine: optimisation steps after the prediction, one photo each; without it 300, or as many as the time allows,
+            but no more than 60 a photo where photos are far apart. Ctrl-C while they run keeps what there is
         budget_seconds: refine until then at most; the schedule fits itself in
         max_gaussians: the budget that detail grows into; without it 120,000, or the prediction's number if that is more
         exposure: allow each photo a gain and an offset of its own

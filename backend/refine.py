@@ -35,7 +35,8 @@ def refine(
         photos: folder of the undistorted photos: `photos` in the folder of `backend reconstruct`
         cameras: their cameras in the frame of the scene: `transforms.json` there; what it holds out is measured
         out: splat file to write; may be the scene itself. Corrected cameras go beside it, as OUT.transforms.json
-        steps: optimisation steps, one photo each; without it 300, or as many as the time allows
+        steps: optimisation steps, one photo each; without it 300, or as many as the time allows, but no more than 60 a
+            photo where photos are far apart
         budget_seconds: refine until then at most; the schedule fits itself in
         max_gaussians: the budget that detail grows into; without it 120,000, or the scene's number if that is more
         sh_degree: 0 to 3, of the result; without it that of the scene. View-dependent colour needs many photos

@@ -110,6 +110,21 @@ def test_a_time_budget_alone_limits_steps_only_where_photos_are_far_apart(photos
     assert refined.steps == taken
 
 
+def test_a_start_with_impossible_scales_becomes_finite(photos, start):
+    scales = start.scales.clone()
+    scales[0], scales[1] = 0, torch.inf
+    refined = refine(replace(start, scales=scales), photos, steps(3)).gaussians
+    assert refined.scales.log().isfinite().all()
+    assert len(refined) > 0
+
+
+def test_a_soft_start_is_not_opaque_and_no_steps_change_nothing(photos, start):
+    seen = []
+    refine(start, photos, steps(1), soft=True, on_step=lambda p: seen.append(p.gaussians().opacities.max().item()))
+    assert start.opacities.max() > 0.6 > seen[0]
+    assert torch.equal(refine(start, photos, steps(0), soft=True).gaussians.opacities, start.opacities)
+
+
 def test_masked_pixels_do_not_choose_the_best(arc, cloud, start):
     """What hides behind the mask of the spared photo makes no difference to its score."""
     cameras = arc(8, 24, 32)
