@@ -45,6 +45,7 @@ from torch import Tensor
 from pixworld.adam import Adam
 from pixworld.cameras import Cameras
 from pixworld.densify import DEAD, prune_and_split
+from pixworld.free_space import FreeSpace
 from pixworld.gaussians import Gaussians
 from pixworld.photo_target import PhotoTarget
 from pixworld.render import render
@@ -60,11 +61,13 @@ FINAL_RATE = 0.1  # of the first, reached exponentially
 COARSE = 0.2  # share of the time in which photos are seen at half size
 OPACITY_WEIGHT = 0.002  # of the mean opacity: what no photo needs fades
 SCALE_WEIGHT = 0.02  # of the mean scale in median photo depths: so does what is large without need
+DYING = -9.0  # logit of the opacity of what is dropped in the next round
 LOG_SCALES = -20.0, 10.0  # what they are kept within
 DEPTH_WEIGHT = 0.5  # of the loss of depth where a photo's is known
 DROPOUT = 0.3  # share of the Gaussians left out of a step at the end; none at the start
 APART = 0.05, 0.15  # distance of neighbouring photos in median depths: none up to the first, in full from the second
 MOST_GROWTH = 1.05  # in a round; faster splitting leaves no time to tell the copies apart
+CLEARED_EVERY = 20  # steps: what has come into free space is dropped; every 80 one of three seeds kept a haze
 GROWTH_ROUNDS, GROWN_AT = 20, 0.6  # share of the time by which the budget of Gaussians is used
 PASSES = 60  # looks at each photo that a time allows at most, where photos are far apart
 STEPS, MAX_GAUSSIANS = 300, 120_000  # where nothing else is said
@@ -170,6 +173,9 @@ class _Refinement:
         rates = RATES | {"means": RATES["means"] * depth, "gains": EXPOSURE_RATE}
         self.optimiser = Adam(rates | {"turns": POSE_RATE, "moves": POSE_RATE * depth})
 
+        self.free_space = FreeSpace.of(photos)
+        self.clear()
+
         self.spared = _most_ordinary(photos) if options.early_stop else None
         self.training = [i for i in range(len(photos)) if i != self.spared]
         self.queue: list[int] = []
@@ -217,7 +223,14 @@ class _Refinement:
             self.optimiser.step(learned, FINAL_RATE**fraction)
             self.fields["log_scales"].data.clamp_(*LOG_SCALES)  # splitting hardly moves them
         self.taken += 1
+        if self.taken % CLEARED_EVERY == 0:
+            self.clear()
         return photo.psnr(rgb.detach())
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """What is where nothing can be dies."""
+        self.fields["logit_opacities"].masked_fill_(self.free_space.holds(self.fields["means"]), DYING)
 
     def grow(self, before: float, fraction: float) -> None:
         """Drop the dead and split the living, in even rounds by the same factor each, up to the budget."""
@@ -272,6 +285,7 @@ class _Refinement:
 
     @torch.no_grad()
     def result(self) -> Refined:
+        self.clear()
         gaussians = self.gaussians()
         cameras = (self.cameras(i, p.cameras).to("cpu") for i, p in enumerate(self.photos))
         gains = (self.gains - self.gains.mean(0)).detach().cpu()
