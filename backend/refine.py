@@ -30,6 +30,8 @@ def refine(
 ) -> None:
     """Refine a splat file against photos. Ctrl-C ends it early and keeps what it has; run it on OUT to go on.
 
+    What floats in the open space that the photos were taken from is dropped.
+
     Args:
         scene: the splat file to start from
         photos: folder of the undistorted photos: `photos` in the folder of `backend reconstruct`

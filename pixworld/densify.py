@@ -5,7 +5,7 @@ larger or smaller ones, and so are Adam's averages."""
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pixworld.adam import Adam
@@ -29,6 +29,15 @@ def split(
     terms = torch.where(j <= n, log_binomial.exp() * (-1) ** (j - 1) * single**j / j.sqrt(), 0.0)
     ratio = opacities.double()[:, None] / terms.sum(-1, keepdim=True)
     return single.squeeze(-1).to(opacities), (scales * ratio).to(scales)
+
+
+@torch.no_grad()
+def keep(fields: dict[str, Tensor], optimiser: Adam, kept: Bool[Tensor, " n"]) -> dict[str, Tensor]:
+    """Drop all others; returns the new fields."""
+    rows = kept.nonzero().squeeze(-1)
+    for name in fields:
+        optimiser.take(name, rows, torch.zeros_like(rows, dtype=torch.bool))
+    return {name: x[rows].requires_grad_() for name, x in fields.items()}
 
 
 @torch.no_grad()

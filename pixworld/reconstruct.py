@@ -19,7 +19,6 @@ from torch import Tensor
 from pixworld.cameras import Cameras
 from pixworld.checkpoint import load_checkpoint
 from pixworld.depth_hints import known_depth
-from pixworld.free_space import FreeSpace
 from pixworld.gaussians import Gaussians
 from pixworld.lift import lift_points
 from pixworld.methods.base import Method
@@ -189,8 +188,7 @@ def predict(model: Method, photos: Sequence[PosedPhoto], views: int, device: str
         depths += [(cameras, z.masked_fill(x, torch.nan)) for (cameras, z), x in zip(own, hidden)]
     on_progress("predict", len(groups), len(groups))
     gaussians = Gaussians.cat(parts)
-    free = FreeSpace.of([photo_view(p) for p in photos]).to(device).holds(gaussians.means)
-    return gaussians.select(torch.cat(masks) & ~free & ~in_the_way(gaussians.means, depths))
+    return gaussians.select(torch.cat(masks) & ~in_the_way(gaussians.means, depths))
 
 
 def own_depth(gaussians: Gaussians, cameras: Cameras) -> list[tuple[Cameras, Float[Tensor, "h w"]]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pixworld.adam import Adam
-from pixworld.densify import DEAD, MAX_COPIES, prune_and_split, split
+from pixworld.densify import DEAD, MAX_COPIES, keep, prune_and_split, split
 from pixworld.gaussians import Gaussians
 from pixworld.metrics import psnr
 from pixworld.render import render
@@ -63,6 +63,15 @@ def test_the_dead_go_and_the_rest_stays(trained):
     assert alive.sum() == 90 and all(torch.equal(new[k], fields[k][alive]) for k in fields)
     average, _ = optimiser.averages["means"]
     assert average.shape == (90, 3) and (average != 0).all()
+
+
+def test_the_kept_go_on_as_they_were(trained):
+    fields, optimiser = trained
+    kept = torch.arange(100) % 3 == 0
+    before = optimiser.averages["means"][1].clone()
+    new = keep(fields, optimiser, kept)
+    assert all(torch.equal(new[k], fields[k][kept]) and new[k].requires_grad for k in fields)
+    assert torch.equal(optimiser.averages["means"][1], before[kept]) and before.any()
 
 
 def test_splitting_hardly_changes_the_image(trained, arc):

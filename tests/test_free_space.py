@@ -1,15 +1,16 @@
-"""Free space: around cameras, as far as no photo has seen a surface; and refinement keeps it free."""
+"""Free space: around cameras, up to the nearest surface that a photo knows; and refinement keeps it free."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
+from pixworld import free_space
 from pixworld.cameras import Cameras, look_at
-from pixworld.free_space import OUTLIERS, POINTS, SHARE, FreeSpace, known_points
+from pixworld.free_space import FEWEST, OUTLIERS, POINTS, SEEN, SHARE, FreeSpace, known_points
 from pixworld.gaussians import Gaussians
-from pixworld.refine import CLEARED_EVERY, RefineOptions, refine
-from pixworld.views import Views
+from pixworld.refine import CLEARED_EVERY, RefineOptions, _Refinement, refine
+from pixworld.views import InputError, Views
 
 SIZE = 32
 
@@ -25,12 +26,20 @@ def photo(x: float, yaw: float, distance: float) -> Views:
     return Views(images, Cameras(c2w[None], K[None], SIZE, SIZE), torch.full((1, SIZE, SIZE), distance))
 
 
+def depths(view: Views, *values: float) -> Views:
+    """As if the photo knew these at its first pixels, and nothing else."""
+    depth = torch.zeros(1, SIZE, SIZE)
+    depth.view(-1)[: len(values)] = torch.tensor(values)
+    return replace(view, depth=depth)
+
+
 def test_it_ends_where_any_photo_sees_a_surface():
-    ahead, aside = photo(0.0, 0.0, 10.0), photo(1.0, torch.pi / 2, 4.0)  # the second looks along x, at a wall at x = 5
-    radii = FreeSpace.of([ahead, aside]).radii
-    assert radii.tolist() == pytest.approx([SHARE * 5, SHARE * 4], rel=0.01)
-    alone = FreeSpace.of([ahead]).radii
-    assert alone.tolist() == pytest.approx([SHARE * 10], rel=0.01)
+    """The second looks along x, at a wall at x = 5; the third at one behind it, farther away."""
+    ahead, aside, farther = photo(0.0, 0.0, 10.0), photo(1.0, torch.pi / 2, 4.0), photo(1.0, torch.pi / 2, 8.0)
+    assert FreeSpace.of([ahead]).radii.tolist() == pytest.approx([SHARE * 10], rel=0.01)
+    for photos in ([ahead, aside, farther], [farther, aside, ahead]):
+        radii = FreeSpace.of(photos).radii.tolist()
+        assert radii == pytest.approx([SHARE * (5 if p is ahead else 4) for p in photos], rel=0.01)
 
 
 def test_a_few_points_that_are_wrong_do_not_count():
@@ -40,32 +49,102 @@ def test_a_few_points_that_are_wrong_do_not_count():
     assert FreeSpace.of([view]).radii.item() == pytest.approx(SHARE * 10, rel=0.01)
 
 
-def test_without_depth_nothing_is_free():
-    unknown = [replace(photo(0.0, 0.0, 10.0), depth=d) for d in (None, torch.zeros(1, SIZE, SIZE))]
-    assert not FreeSpace.of(unknown).holds(torch.zeros(1, 3)).any()
+@pytest.mark.parametrize("known", [0, FEWEST - 1])
+def test_around_a_photo_that_knows_nothing_nothing_is_free(known):
+    blind, knowing = depths(photo(0.0, 0.0, 10.0), *[10.0] * known), photo(1.0, 0.0, 10.0)
+    assert FreeSpace.of([blind, replace(blind, depth=None)]).radii.tolist() == [0, 0]
+    assert FreeSpace.of([blind, knowing]).radii.tolist() == pytest.approx([0, SHARE * 10], rel=0.01)
+    assert not FreeSpace.of([blind]).holds(torch.zeros(1, 3)).any()
 
 
 def test_points_are_where_the_depth_says():
     points = known_points(photo(1.0, torch.pi / 2, 4.0))
     assert torch.allclose(points[:, 0], torch.tensor(5.0), atol=1e-5)
-    assert 0.5 * POINTS < len(points) <= POINTS
+    assert len(points) == POINTS
 
 
-def test_it_holds_in_every_direction():
-    space = FreeSpace(torch.tensor([[0.0, 0, 0], [10, 0, 0]]), torch.tensor([1.0, 2.0]))
-    means = torch.tensor([[0, 0, -0.9], [0, 1.1, 0], [11.9, 0, 0], [5.0, 0, 0]])
-    assert space.holds(means).tolist() == [True, False, True, False]
+def test_points_are_of_all_rows_and_columns():
+    """Every other pixel of an image would be in the same columns again and again."""
+    points = known_points(photo(0.0, 0.0, 10.0))
+    assert all(len(points[:, axis].mul(100).round().unique()) == SIZE for axis in (0, 1))
+
+
+def test_it_holds_in_every_direction(monkeypatch):
+    monkeypatch.setattr(free_space, "PAIRS", 4)  # two points at once
+    space = FreeSpace.of([photo(0.0, 0.0, 10.0), photo(20.0, torch.pi, 5.0)])
+    around = torch.tensor([[0, 0, 1], [0, 0, -1], [1.0, 0, 0], [0, -1, 0], [0, 1, 0]])
+    for centre, radius in zip(torch.tensor([[0, 0, 0], [20.0, 0, 0]]), space.radii):
+        behind = around[:, 2] <= 0 if centre[0] == 0 else around[:, 2] >= 0  # what neither sees
+        inside, outside = (centre + x * radius * around[behind] for x in (0.9, 1.1))
+        assert space.holds(inside).all() and not space.holds(outside).any()
+
+
+def test_far_from_the_origin_it_is_the_same():
+    """Distances by the matrix product, which many points would be taken through, are wrong by metres there."""
+    shift = torch.tensor([1e4, 0, 0])
+    here = [photo(0.0, 0.0, 10.0), photo(1.0, 0.0, 10.0)]
+    there = [photo(1e4, 0.0, 10.0), photo(1e4 + 1, 0.0, 10.0)]
+    points = torch.linspace(-9, -1, 100)[:, None] * torch.tensor([0, 0, 1.0])
+    spaces = FreeSpace.of(here), FreeSpace.of(there)
+    assert torch.allclose(spaces[0].radii, spaces[1].radii, rtol=1e-2)
+    assert (spaces[0].holds(points) == spaces[1].holds(points + shift)).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("before, after", [((2.9, 3.1, 5.1), (False, True, True)), ((4.9, 5.1), (False, True))])
+def test_what_photos_see_stays(before, after):
+    """One in the nearer half of its depths, or three before the end of theirs."""
+    near = [1.0] * FEWEST
+    see = depths(photo(0.0, 0.0, 1.0), *near, *[3.0] * 2 * FEWEST, *[5.0] * FEWEST)
+    photos = [see] if len(before) == 3 else [see] * SEEN
+    space = replace(FreeSpace.of(photos), radii=torch.full([len(photos)], 100.0))
+    assert space.holds(torch.tensor([[0, 0, z] for z in before])).tolist() == list(after)
+
+
+def test_a_bare_wall_that_a_camera_stood_at_stays():
+    """Nothing of it is known, and it is in the balls of those who looked elsewhere; but the camera at it sees it."""
+    aside = [photo(0.2 * i, torch.pi / 2, 10.0) for i in range(4)]
+    at_it = photo(0.0, 0.0, 10.0)
+    wall = torch.tensor([[0.1, 0.1, 2.0]])
+    assert FreeSpace.of(aside).holds(wall).all()
+    assert not FreeSpace.of([*aside, at_it]).holds(wall).any()
+    assert not FreeSpace.of([*aside, replace(at_it, depth=None)]).holds(wall).any()
+
+
+@pytest.fixture
+def start(cloud):
+    """50 Gaussians ten ahead of the camera, and 5 behind it, near."""
+    shown, floating = cloud(50, degree=0), cloud(5, degree=0)
+    means = shown.means * 0.1 + torch.tensor([0, 0, 10.0])
+    return Gaussians.cat([replace(shown, means=means), replace(floating, means=floating.means * 0.1 - 1)])
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_refinement_drops_what_floats_behind_a_camera(known, cloud):
+def test_refinement_drops_what_floats_behind_a_camera(known, start):
     """What no photo sees has no gradient; yet it hides the scene from whoever steps back."""
     view = photo(0.0, 0.0, 10.0)
     view = view if known else replace(view, depth=None)
-    shown, floating = cloud(50, degree=0), cloud(5, degree=0)
-    means = shown.means * 0.1 + torch.tensor([0, 0, 10.0])
-    start = Gaussians.cat([replace(shown, means=means), replace(floating, means=floating.means * 0.1 - 1)])
-    refined = refine(start, [view], RefineOptions(steps=CLEARED_EVERY + 1)).gaussians
+    refined = refine(start, [view], RefineOptions(steps=1)).gaussians
     floats = (refined.means[:, 2] < 5).sum()
     assert (floats == 0) if known else (floats > 0)
     assert (refined.means[:, 2] > 5).any()
+
+
+def test_what_comes_there_while_refining_goes(start):
+    """At the next clearing for good; what is shown or returned before that is already without."""
+    view = photo(0.0, 0.0, 10.0)
+    work = _Refinement(start, [view], RefineOptions(steps=10 * CLEARED_EVERY))
+    rows = len(work.fields["means"])
+    with torch.no_grad():
+        work.fields["means"][:3] = -1
+    work.taken = 0
+    for _ in range(CLEARED_EVERY - 1):
+        work.step(0.0)
+    assert len(work.fields["means"]) == rows and len(work.gaussians()) == rows - 3
+    work.step(0.0)
+    assert all(len(x) == rows - 3 for x in work.fields.values())
+    work.step(0.0)
+
+
+def test_when_everything_floats_it_says_so(start):
+    with pytest.raises(InputError, match="give cameras of this scene"):
+        refine(start.select(start.means[:, 2] < 5), [photo(0.0, 0.0, 10.0)], RefineOptions(steps=1))

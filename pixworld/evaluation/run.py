@@ -17,7 +17,6 @@ from pixworld.evaluation.poses import MIN_SIDE, THRESHOLDS, estimate_poses
 from pixworld.evaluation.protocols import PROTOCOLS, Protocol, Sample, open_samples
 from pixworld.evaluation.scores import SCORES, SampleScore
 from pixworld.evaluation.table import LIFT_ROW, MEAN, NEAREST, TRUE
-from pixworld.free_space import FreeSpace
 from pixworld.methods.base import Method
 from pixworld.metrics import pose_auc, pose_errors, psnr, ssim
 from pixworld.reconstruct import own_depth
@@ -121,8 +120,7 @@ def contenders(
 
 def predicted(model: Method, sample: Sample, rules: Protocol, steps: int, guidance: float, seed: int) -> Show:
     """The model's Gaussians, rendered with the low-pass that it was trained with; holes show the mean colour of the
-    given views, as with every other row. Reconstructed ones as `reconstruct` takes them: none in free space or in the
-    way of a view.
+    given views, as with every other row. Reconstructed ones as `reconstruct` takes them: none in the way of a view.
     Generated ones as the method makes them, at its size: `generate` puts the photos in their place, in full detail."""
     device = next(model.parameters()).device
     given = sample.given.to(device)
@@ -130,8 +128,7 @@ def predicted(model: Method, sample: Sample, rules: Protocol, steps: int, guidan
     prompt = sample.prompt if rules.generated else ""  # photos come without a caption
     gaussians = model.infer(Task(given, targets, prompt, seed, steps, guidance), lambda *_: None).gaussians
     if not rules.generated:
-        free = FreeSpace.of([given.select([i]) for i in range(len(given))]).holds(gaussians.means)
-        gaussians = gaussians.select(~free & ~in_the_way(gaussians.means, own_depth(gaussians, given.cameras)))
+        gaussians = gaussians.select(~in_the_way(gaussians.means, own_depth(gaussians, given.cameras)))
     background = given.images.mean((0, 2, 3))
     return lambda cameras: shown(gaussians, cameras.to(device), model.config.eps2d, background).cpu()
 
