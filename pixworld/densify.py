@@ -33,7 +33,7 @@ def split(
 
 @torch.no_grad()
 def keep(fields: dict[str, Tensor], optimiser: Adam, kept: Bool[Tensor, " n"]) -> dict[str, Tensor]:
-    """Drop all others; returns the new fields."""
+    """Only these rows go on; returns the new fields."""
     rows = kept.nonzero().squeeze(-1)
     for name in fields:
         optimiser.take(name, rows, torch.zeros_like(rows, dtype=torch.bool))

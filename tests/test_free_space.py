@@ -7,12 +7,12 @@ import torch
 
 from pixworld import free_space
 from pixworld.cameras import Cameras, look_at
-from pixworld.free_space import FEWEST, OUTLIERS, POINTS, SEEN, SHARE, FreeSpace, known_points
+from pixworld.free_space import FEWEST, OUTLIERS, POINTS, SHARE, FreeSpace, known_points
 from pixworld.gaussians import Gaussians
 from pixworld.refine import CLEARED_EVERY, RefineOptions, _Refinement, refine
 from pixworld.views import InputError, Views
 
-SIZE = 32
+HEIGHT, WIDTH = 24, 40
 
 
 def photo(x: float, yaw: float, distance: float) -> Views:
@@ -20,15 +20,15 @@ def photo(x: float, yaw: float, distance: float) -> Views:
     yaw = torch.tensor(yaw)
     eye = torch.tensor([x, 0.0, 0.0])
     c2w = look_at(eye, eye + torch.stack([yaw.sin(), torch.tensor(0.0), yaw.cos()]), torch.tensor([0.0, -1, 0]))
-    K = torch.tensor([[SIZE, 0, SIZE / 2], [0, SIZE, SIZE / 2], [0, 0, 1.0]])
+    K = torch.tensor([[WIDTH, 0, WIDTH / 2], [0, WIDTH, HEIGHT / 2], [0, 0, 1.0]])
     g = torch.Generator().manual_seed(0)
-    images = torch.rand(1, 3, SIZE, SIZE, generator=g)
-    return Views(images, Cameras(c2w[None], K[None], SIZE, SIZE), torch.full((1, SIZE, SIZE), distance))
+    images = torch.rand(1, 3, HEIGHT, WIDTH, generator=g)
+    return Views(images, Cameras(c2w[None], K[None], HEIGHT, WIDTH), torch.full((1, HEIGHT, WIDTH), distance))
 
 
 def depths(view: Views, *values: float) -> Views:
     """As if the photo knew these at its first pixels, and nothing else."""
-    depth = torch.zeros(1, SIZE, SIZE)
+    depth = torch.zeros(1, HEIGHT, WIDTH)
     depth.view(-1)[: len(values)] = torch.tensor(values)
     return replace(view, depth=depth)
 
@@ -58,25 +58,26 @@ def test_around_a_photo_that_knows_nothing_nothing_is_free(known):
 
 
 def test_points_are_where_the_depth_says():
-    points = known_points(photo(1.0, torch.pi / 2, 4.0))
+    points, z = known_points(photo(1.0, torch.pi / 2, 4.0))
     assert torch.allclose(points[:, 0], torch.tensor(5.0), atol=1e-5)
-    assert len(points) == POINTS
+    assert len(points) == POINTS and (z == 4).all()
 
 
 def test_points_are_of_all_rows_and_columns():
     """Every other pixel of an image would be in the same columns again and again."""
-    points = known_points(photo(0.0, 0.0, 10.0))
-    assert all(len(points[:, axis].mul(100).round().unique()) == SIZE for axis in (0, 1))
+    points, _ = known_points(photo(0.0, 0.0, 10.0))
+    assert [len(points[:, axis].mul(100).round().unique()) for axis in (0, 1)] == [WIDTH, HEIGHT]
 
 
-def test_it_holds_in_every_direction(monkeypatch):
+def test_it_holds_beside_and_behind(monkeypatch):
+    """What is as near within a photo stays: it sees it itself."""
     monkeypatch.setattr(free_space, "PAIRS", 4)  # two points at once
     space = FreeSpace.of([photo(0.0, 0.0, 10.0), photo(20.0, torch.pi, 5.0)])
-    around = torch.tensor([[0, 0, 1], [0, 0, -1], [1.0, 0, 0], [0, -1, 0], [0, 1, 0]])
-    for centre, radius in zip(torch.tensor([[0, 0, 0], [20.0, 0, 0]]), space.radii):
-        behind = around[:, 2] <= 0 if centre[0] == 0 else around[:, 2] >= 0  # what neither sees
-        inside, outside = (centre + x * radius * around[behind] for x in (0.9, 1.1))
-        assert space.holds(inside).all() and not space.holds(outside).any()
+    around = torch.tensor([[0, 0, -1], [1.0, 0, 0], [0, -1, 0], [0, 1, 0], [0, 0, 1]])
+    for ahead, x, radius in zip((1, -1), (0.0, 20.0), space.radii):
+        inside, outside = (torch.tensor([x, 0, 0]) + share * radius * ahead * around for share in (0.9, 1.1))
+        assert space.holds(inside).tolist() == [True, True, True, True, False]
+        assert not space.holds(outside).any()
 
 
 def test_far_from_the_origin_it_is_the_same():
@@ -90,20 +91,30 @@ def test_far_from_the_origin_it_is_the_same():
     assert (spaces[0].holds(points) == spaces[1].holds(points + shift)).float().mean() > 0.98
 
 
-@pytest.mark.parametrize("before, after", [((2.9, 3.1, 5.1), (False, True, True)), ((4.9, 5.1), (False, True))])
-def test_what_photos_see_stays(before, after):
-    """One in the nearer half of its depths, or three before the end of theirs."""
-    near = [1.0] * FEWEST
-    see = depths(photo(0.0, 0.0, 1.0), *near, *[3.0] * 2 * FEWEST, *[5.0] * FEWEST)
-    photos = [see] if len(before) == 3 else [see] * SEEN
-    space = replace(FreeSpace.of(photos), radii=torch.full([len(photos)], 100.0))
-    assert space.holds(torch.tensor([[0, 0, z] for z in before])).tolist() == list(after)
+@pytest.mark.parametrize(
+    "number, z, held", [(1, 2.9, False), (1, 3.1, True), (2, 4.9, True), (3, 4.9, False), (3, 5.1, True)]
+)
+def test_what_photos_see_stays(number, z, held):
+    """One in the nearer half of its depths, or ENOUGH before the end of theirs."""
+    view = depths(photo(0.0, 0.0, 1.0), *[1.0] * 50, *[3.0] * 50, *[5.0] * 49, 1e4)
+    space = replace(FreeSpace.of([view] * number), radii=torch.full([number], 100.0))
+    assert space.holds(torch.tensor([[0, 0, z]])).item() == held
+    assert space.holds(torch.tensor([[0.4 * z, 0, z]])).item() == held
+    assert space.holds(torch.tensor([[0, 0.4 * z, z]])).item()  # outside the frame
+
+
+def test_what_a_mask_hides_is_not_seen():
+    view = photo(0.0, 0.0, 10.0)
+    masked = replace(view, mask=(torch.arange(WIDTH) < WIDTH // 2).expand(1, HEIGHT, WIDTH))
+    points = torch.tensor([[-0.1, 0, 1.0], [0.1, 0, 1.0]])
+    assert FreeSpace.of([view]).holds(points).tolist() == [False, False]
+    assert FreeSpace.of([masked]).holds(points).tolist() == [False, True]
 
 
 def test_a_bare_wall_that_a_camera_stood_at_stays():
     """Nothing of it is known, and it is in the balls of those who looked elsewhere; but the camera at it sees it."""
     aside = [photo(0.2 * i, torch.pi / 2, 10.0) for i in range(4)]
-    at_it = photo(0.0, 0.0, 10.0)
+    at_it = depths(photo(0.0, 0.0, 10.0), *[10.0] * FEWEST)  # in a corner
     wall = torch.tensor([[0.1, 0.1, 2.0]])
     assert FreeSpace.of(aside).holds(wall).all()
     assert not FreeSpace.of([*aside, at_it]).holds(wall).any()
@@ -136,7 +147,6 @@ def test_what_comes_there_while_refining_goes(start):
     rows = len(work.fields["means"])
     with torch.no_grad():
         work.fields["means"][:3] = -1
-    work.taken = 0
     for _ in range(CLEARED_EVERY - 1):
         work.step(0.0)
     assert len(work.fields["means"]) == rows and len(work.gaussians()) == rows - 3
@@ -146,5 +156,12 @@ def test_what_comes_there_while_refining_goes(start):
 
 
 def test_when_everything_floats_it_says_so(start):
-    with pytest.raises(InputError, match="give cameras of this scene"):
+    with pytest.raises(InputError, match="give a scene and its cameras"):
         refine(start.select(start.means[:, 2] < 5), [photo(0.0, 0.0, 10.0)], RefineOptions(steps=1))
+
+
+def test_something_is_left_of_a_scene_that_has_come_to_float(start):
+    work = _Refinement(start, [photo(0.0, 0.0, 10.0)], RefineOptions())
+    work.fields["means"].data[:] = -1
+    work.clear()
+    assert len(work.gaussians()) == len(work.fields["means"]) == 50
