@@ -12,12 +12,13 @@ from jaxtyping import install_import_hook
 # Not `render.cpu`, `splats.rows`, `data.trace`, `data.patterns`, `data.shadows` and `data.world`: their functions are
 # compiled by numba, or its kernels take their types, which a wrapper would break.
 CHECKED = """
-    adam attribution camera_files cameras checkpoint data.bank data.checks data.frames data.procedural data.pseudo_depth
-    data.sampling data.scene_folders data.shards data.sources data.stores data.textures data.trace_torch densify
-    depth_hints detail diffusion evaluation exif files free_space gaussians generate learned_matching lift losses mesh
-    methods metrics nn photo_target photos poses reconstruct refine regenerate render.cuda render.reference sfm sh
-    splats.axes splats.checks splats.codebooks splats.edit splats.gltf splats.ply splats.quaternions splats.sog
-    splats.splat splats.spz splats.usd stereo training trajectories video view_choice views visibility world_frame
+    adam attribution camera_files cameras checkpoint data.bank data.checks data.frames data.procedural
+    data.pseudo_depth data.sampling data.scene_folders data.shards data.sources data.stores data.textures
+    data.trace_torch densify depth_hints detail diffusion evaluation exif files free_space frozen_heap gaussians
+    generate learned_matching lift losses mesh methods metrics nn photo_target photos poses reconstruct refine
+    regenerate render.cuda render.reference sfm sh splats.axes splats.checks splats.codebooks splats.edit
+    splats.gltf splats.ply splats.quaternions splats.sog splats.splat splats.spz splats.usd stereo training
+    trajectories video view_choice views visibility world_frame
 """
 install_import_hook([f"pixworld.{name}" for name in CHECKED.split()], "beartype.beartype")
 

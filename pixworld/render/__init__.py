@@ -11,6 +11,7 @@ take its transmittance to 1e-4 or below; Gaussians are sorted by z per image.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pixworld.cameras import Cameras
+from pixworld.frozen_heap import frozen_heap
 from pixworld.gaussians import Gaussians, quat_to_matrix
 from pixworld.sh import sh_to_rgb
 
@@ -57,6 +59,7 @@ def render(
     device = gaussians.means.device
     if backend == "auto":
         backend = "cuda" if device.type == "cuda" else "cpu"
+    rasterizer = _rasterizer(backend)
     dtype = torch.float64 if gaussians.means.dtype == torch.float64 and backend != "cuda" else torch.float32
 
     scenes, height, width = math.prod(batch), cameras.height, cameras.width
@@ -70,7 +73,7 @@ def render(
         def rasterize(colours: Float[Tensor, "s c n 3"]) -> Float[Tensor, "*b v 5 h w"]:
             options = {"width": width, "height": height, "eps2d": eps2d, "near": near, "antialiased": antialiased}
             fields = (g.means, g.quats, g.scales, g.opacities, colours, w2c, K.detach())
-            return _rasterizer(backend)(*fields, **options).reshape(*batch, len(cameras), 5, height, width)
+            return rasterizer(*fields, **options).reshape(*batch, len(cameras), 5, height, width)
 
         planes = rasterize(_colours(g, eyes, backend))
         rgb, depth, alpha = planes[..., :3, :, :], planes[..., 3, :, :], planes[..., 4, :, :]
@@ -100,12 +103,14 @@ def _normals(g: Gaussians, eyes: Float[Tensor, "s v 3"]) -> Float[Tensor, "s v n
     return torch.where(towards < 0, -axes, axes)
 
 
+@functools.cache
 def _rasterizer(backend: str):
     """The chosen back end, imported on first use: numba and gsplat are slow to load, and gsplat needs a GPU."""
-    if backend == "cpu":
-        from pixworld.render.cpu import rasterize
-    elif backend == "cuda":
-        from pixworld.render.cuda import rasterize
-    else:
-        from pixworld.render.reference import rasterize
+    with frozen_heap():
+        if backend == "cpu":
+            from pixworld.render.cpu import rasterize
+        elif backend == "cuda":
+            from pixworld.render.cuda import rasterize
+        else:
+            from pixworld.render.reference import rasterize
     return rasterize

@@ -8,7 +8,6 @@ import torch first, which takes as long as it saves. Nothing depends on the chil
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import select
 import signal
@@ -44,35 +43,18 @@ class _Listener(event.Listener):
 
     def __init__(self, gradient: Collection[Callable], work: Callable[[], None]) -> None:
         self.gradient, self.work = gradient, work
-        self.depth = 0  # of kernels and the functions inlined in them
         self.first = True
-        self.frozen = False
 
     def on_start(self, event_: event.Event) -> None:
-        if not _ours(event_):
-            return
-        self.depth += 1
-        if self.depth == 1 and not gc.get_freeze_count():
-            # The garbage collector would look through all of torch again and again: a sixth of the time.
-            gc.freeze()
-            self.frozen = True
-        if self.first:
+        dispatcher = event_.data["dispatcher"]
+        if self.first and (dispatcher.py_func.__module__ or "").startswith(__package__):
             self.first = False
             print("compiling the CPU rasterizer, once (a few seconds) ..", file=sys.stderr, flush=True)
-            if event_.data["dispatcher"] not in self.gradient:
+            if dispatcher not in self.gradient:
                 fork(self.work)
 
     def on_end(self, event_: event.Event) -> None:
-        if not _ours(event_):
-            return
-        self.depth -= 1
-        if self.depth == 0 and self.frozen:
-            gc.unfreeze()
-            self.frozen = False
-
-
-def _ours(event_: event.Event) -> bool:
-    return (event_.data["dispatcher"].py_func.__module__ or "").startswith(__package__)
+        pass
 
 
 def fork(work: Callable[[], None]) -> None:

@@ -21,6 +21,7 @@ import torch
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from pixworld.frozen_heap import frozen_heap
 from pixworld.kernel_cache import stamped
 
 # No reassociation: the same pixel must get the same α in both passes, whatever was vectorised.
@@ -63,6 +64,9 @@ def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
 
 def parallel(function: Callable, tasks: int, *args) -> None:
     """function(start, stop, *args) over 0..tasks, on as many threads as torch may use, the caller's among them."""
+    if not function.signatures:
+        with frozen_heap():
+            function(0, 0, *args)  # is loaded, or compiled
     threads = min(os.cpu_count() or 1, torch.get_num_threads(), tasks)
     if threads <= 1:
         function(0, tasks, *args)
