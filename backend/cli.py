@@ -53,7 +53,7 @@ def reconstruct(
         size: short side in pixels at which photos are refined and measured, never enlarged
         init: what is refined: the model's prediction, or points of structure from motion with lifted pixels
         refine: optimisation steps after the prediction, one photo each; without it 300, or as many as the time allows,
-            but no more than 60 a photo where photos are far apart. Ctrl-C while they run keeps what there is
+            but no more than 60 a photo where photos are far apart. Ctrl-C while they run keeps the best there is
         budget_seconds: refine until then at most; the schedule fits itself in
         max_gaussians: the budget that detail grows into; without it 120,000, or the prediction's number if that is more
         exposure: allow each photo a gain and an offset of its own
@@ -87,12 +87,16 @@ def reconstruct(
         print(f"skipped {skipped['name']}: {skipped['reason']}", file=sys.stderr)
     for unposed in report["unregistered"]:
         print(f"no camera was found for {unposed['name']}: {unposed['reason']}", file=sys.stderr)
-    print(f"{out}/scene.ply: {report['gaussians']} Gaussians from {report['views']} photos")
+    held = f" ({len(report['per_image'])} more held out)" if report["per_image"] else ""
+    print(f"{out}/scene.ply: {report['gaussians']} Gaussians from {report['views']} photos{held}")
     if report.get("psnr") is not None:
         print(
             f"held-out PSNR {report['psnr']:.2f} dB (before refinement {report['feedforward_psnr']:.2f}, "
             f"copy of the nearest photo {report['baseline_nearest_view_psnr']:.2f})"
         )
+        if report["psnr"] < report["baseline_nearest_view_psnr"]:
+            why = "the cameras may be of other photos" if cameras else "the photos may be too far apart"
+            print(f"That is worse than a copy: {why}.", file=sys.stderr)
 
 
 def render(scene: tyro.conf.Positional[Path], /, cameras: Path, out: Path) -> None:

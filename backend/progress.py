@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -79,6 +80,7 @@ def interruptible(gently: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
         if asked.is_set() or not gently():
             raise KeyboardInterrupt
         asked.set()
+        os.write(2, b"\nEnding; what there is will be kept, unless you press Ctrl-C again.\n")  # print may be at work
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:

@@ -49,6 +49,7 @@ from pixworld.cameras import Cameras
 from pixworld.densify import DEAD, keep, prune_and_split
 from pixworld.free_space import FreeSpace
 from pixworld.gaussians import Gaussians
+from pixworld.metrics import psnr
 from pixworld.photo_target import PhotoTarget
 from pixworld.render import render
 from pixworld.splats.edit import prune
@@ -105,7 +106,7 @@ class Refined:
     gaussians: Gaussians
     cameras: tuple[Cameras, ...]  # of the photos, corrected when options.poses, on the CPU
     gains: Float[Tensor, "photos 2 3"]  # log gain and offset of each photo, relative to their mean
-    steps: int  # taken until then
+    steps: int  # taken until then; 0 when it is the start
 
 
 def refine(
@@ -124,17 +125,21 @@ def refine(
     structure from motion) holds the surface in place, and says where cameras stood in the open: what floats there is
     dropped (free_space.py). `soft` lowers opacities first, which is right for what was only predicted: what is nearly
     opaque has hardly a gradient, and hides what lies behind it. Deterministic in options.seed, without a time budget.
-    Ends early with what it has when `stop` says so, and without a result when on_step raises. Steps whose gradient is
-    not finite are skipped, so the result always is. Raises InputError when a photo cannot be spared for early_stop, and
-    when all Gaussians float.
+    When `stop` says so it ends early, with what it has or, where the photos looked better in it, the start (the first
+    steps shake a scene up); and without a result when on_step raises. Steps whose gradient is not finite are skipped,
+    so the result always is. Raises InputError when a photo cannot be spared for early_stop, and when all Gaussians
+    float.
     """
     check_early_stop(options, len(photos))
+    start = Refined(gaussians, tuple(p.cameras.to("cpu") for p in photos), torch.zeros(len(photos), 2, 3), 0)
     if options.steps == 0:
-        return Refined(gaussians, tuple(p.cameras.to("cpu") for p in photos), torch.zeros(len(photos), 2, 3), 0)
+        return start
     if soft:
         gaussians = replace(gaussians, opacities=gaussians.opacities.clamp_max(SOFT))
     with torch.inference_mode(False):
-        return _Refinement(gaussians, photos, options).run(on_step, stop, clock)
+        refined = _Refinement(gaussians, photos, options).run(on_step, stop, clock)
+    interrupted = stop is not None and stop()
+    return start if interrupted and _mean_psnr(start, photos) > _mean_psnr(refined, photos) else refined
 
 
 def check_early_stop(options: RefineOptions, photos: int) -> None:
@@ -274,8 +279,7 @@ class _Refinement:
         """As the photo shows it: colour by colour, a gain and an offset relative to the mean of all photos."""
         if not self.options.exposure:
             return rgb
-        gain, offset = (self.gains[i] - self.gains.mean(0))[..., None, None]
-        return rgb * gain.exp() + offset
+        return _exposed(rgb, self.gains[i] - self.gains.mean(0))
 
     @torch.no_grad()
     def gaussians(self) -> Gaussians:
@@ -309,6 +313,21 @@ def _activate(fields: dict[str, Tensor]) -> Gaussians:
         torch.sigmoid(fields["logit_opacities"]),
         fields["sh"],
     )
+
+
+def _exposed(rgb: Float[Tensor, "*b 3 h w"], gains: Float[Tensor, "2 3"]) -> Float[Tensor, "*b 3 h w"]:
+    gain, offset = gains[..., None, None]
+    return rgb * gain.exp() + offset
+
+
+@torch.no_grad()
+def _mean_psnr(refined: Refined, photos: Sequence[Views]) -> float:
+    """Of the photos, as they were exposed and from where they were taken, dB."""
+    total = 0.0
+    for photo, cameras, gains in zip(photos, refined.cameras, refined.gains.to(refined.gaussians.means.device)):
+        rgb = render(refined.gaussians, cameras.to(gains.device)).rgb
+        total += psnr(_exposed(rgb, gains).clamp(0, 1), photo.images, photo.mask).item()
+    return total / len(photos)
 
 
 def half(photo: Views) -> Views:

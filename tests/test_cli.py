@@ -105,7 +105,9 @@ def test_reconstruct(tmp_path, photos, checkpoint, capsys):
     splits = {camera.name: camera.split for camera in load_cameras(out / "transforms.json")}
     assert splits == {f"p{i}.jpg": "holdout" if i in (0, 3) else "train" for i in range(6)}
     assert Image.open(out / "preview.png").size == (3 * 80, 2 * 64)
-    assert "refine" in stderr
+    assert "refine" in stderr and "2 more held out" in stdout
+    worse = report["psnr"] < report["baseline_nearest_view_psnr"]
+    assert ("worse than a copy: the cameras may be of other photos" in stderr) == worse
     assert run(capsys, *args)[0] == 0  # again, over the earlier result
     assert len(list((out / "photos").iterdir())) == 6 and list(tmp_path.glob("**/.partial-*")) == []
 

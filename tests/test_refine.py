@@ -92,6 +92,13 @@ def test_stopping_keeps_what_there_is(photos, start):
     assert refined.steps == 30 and score(refined.gaussians, photos[2]) > score(start, photos[2]) + 1
 
 
+def test_stopped_before_it_is_better_it_keeps_the_start(photos, start):
+    """The first steps are the largest."""
+    good = refine(start, photos, steps(400)).gaussians
+    refined = refine(good, photos, steps(400), soft=True, stop=iter([False, False, True, True]).__next__)
+    assert refined.steps == 0 and refined.gaussians is good
+
+
 def test_a_time_budget_ends_it_with_the_schedule_done(photos, start):
     fractions: list[float] = []
     refine(start, photos, steps(10**6, budget_seconds=1.0), on_step=lambda p: fractions.append(p.fraction))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -100,5 +101,14 @@ def test_interrupted_it_keeps_what_there_is(tmp_path, truth):
             break
     time.sleep(2)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert b"Ctrl-C again" in process.stderr.read() and process.wait(30) == 0
     assert score(out, truth) > score(tmp_path / "scene.spz", truth) + 1
+
+
+def test_ended_before_it_is_better_the_scene_stays(tmp_path, truth, capsys, monkeypatch):
+    gaussians, _ = truth
+    save_splats(tmp_path / "scene.spz", gaussians)
+    monkeypatch.setattr("backend.refine.interruptible", lambda _: nullcontext(iter([False, True, True]).__next__))
+    cli.main(arguments(tmp_path, "--out", tmp_path / "kept.ply"))
+    assert "as it was" in capsys.readouterr().err
+    assert torch.equal(load_splats(tmp_path / "kept.ply").means, load_splats(tmp_path / "scene.spz").means)

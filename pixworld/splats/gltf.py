@@ -140,7 +140,8 @@ def load_gltf(path: Path) -> Gaussians:
         *(ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError, struct.error),
         *(binascii.Error, OSError, MemoryError),
     ) as error:
-        raise InputError(f"{path} is damaged or no glTF file ({type(error).__name__}: {error}).") from None
+        reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} is damaged or no glTF file ({reason}); export it again.") from None
     if not parts:
         raise InputError(f"{path} holds no {_NAME} primitive; export it as splats.")
     return flip(Gaussians.cat(parts), LUF)

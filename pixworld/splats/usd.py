@@ -7,6 +7,7 @@ one another, in the order of splat PLY. The stage is y-up with x right and z tow
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ def _pxr(path: Path) -> SimpleNamespace:
     except ImportError:
         UsdVol = None
     if not hasattr(UsdVol, _TYPE):
-        raise InputError(f"{path} needs USD 26.03 or later: pip install 'usd-core>=26.3'.")
+        raise InputError(f"{path} needs USD 26.03 or later: {sys.executable} -m pip install 'usd-core>=26.3'.")
     return SimpleNamespace(Gf=Gf, Sdf=Sdf, Tf=Tf, Usd=Usd, UsdGeom=UsdGeom, UsdVol=UsdVol, Vt=Vt)
 
 
@@ -74,7 +75,7 @@ def load_usd(path: Path) -> Gaussians:
     try:
         stage = pxr.Usd.Stage.Open(str(path))
     except pxr.Tf.ErrorException as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(error.args[0].commentary.split())  # str() of it tells lines of USD's own source
         raise InputError(f"{path} is damaged or no USD file ({reason[:200]}); export it again.") from None
     cache = pxr.UsdGeom.XformCache()
     parts = []
