@@ -53,7 +53,8 @@ def reconstruct(
         size: short side in pixels at which photos are refined and measured, never enlarged
         init: what is refined: the model's prediction, or points of structure from motion with lifted pixels
         refine: optimisation steps after the prediction, one photo each; without it 300, or as many as the time allows,
-            but no more than 60 a photo where photos are far apart. Ctrl-C while they run keeps the best there is
+            but no more than 60 a photo where photos are far apart. Ctrl-C while they run keeps what there is, or the
+            prediction if that was better
         budget_seconds: refine until then at most; the schedule fits itself in
         max_gaussians: the budget that detail grows into; without it 120,000, or the prediction's number if that is more
         exposure: allow each photo a gain and an offset of its own
@@ -89,6 +90,8 @@ def reconstruct(
         print(f"no camera was found for {unposed['name']}: {unposed['reason']}", file=sys.stderr)
     held = f" ({len(report['per_image'])} more held out)" if report["per_image"] else ""
     print(f"{out}/scene.ply: {report['gaussians']} Gaussians from {report['views']} photos{held}")
+    if stop() and not report["refinement"]["steps"]:
+        print("The refinement was ended before it got better: what is kept is the start.", file=sys.stderr)
     if report.get("psnr") is not None:
         print(
             f"held-out PSNR {report['psnr']:.2f} dB (before refinement {report['feedforward_psnr']:.2f}, "

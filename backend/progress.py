@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -80,7 +80,8 @@ def interruptible(gently: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
         if asked.is_set() or not gently():
             raise KeyboardInterrupt
         asked.set()
-        os.write(2, b"\nEnding; what there is will be kept, unless you press Ctrl-C again.\n")  # print may be at work
+        with suppress(OSError):  # a message must not end the work; print itself may be what was interrupted
+            os.write(2, b"\nEnding; what there is will be kept, unless you press Ctrl-C again.\n")
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:

@@ -28,7 +28,8 @@ def refine(
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Refine a splat file against photos. Ctrl-C ends it early and keeps the best it has; run it on OUT to go on.
+    """Refine a splat file against photos. Ctrl-C ends it early and keeps what it has, or the start
+    if that was better; run it on OUT to go on.
 
     What floats in the open space that the photos were taken from is dropped.
 
@@ -100,6 +101,6 @@ def refine(
     print(f"{out}: {len(refined.gaussians)} Gaussians after {refined.steps} steps on {len(train)} photos")
     print(f"PSNR of {'held-out' if test else 'these'} photos: {scores[0]:.2f} dB before, {scores[1]:.2f} dB now")
     if not refined.steps:
-        print("It was ended before it got better: this is the scene as it was.", file=sys.stderr)
+        print("It was ended before it got better: what is kept is the start.", file=sys.stderr)
     if scores[1] < scores[0]:
         print("It got worse: refinement first shakes a scene up. Give it more steps or seconds.", file=sys.stderr)

@@ -60,7 +60,7 @@ class FreeSpace:
                 radii[i] = 0
             else:
                 radii = radii.minimum(SHARE * _distances(centres, points).quantile(OUTLIERS, dim=1))
-                depths[i] = z.quantile(z.new_tensor([0.5, 1 - OUTLIERS]))
+                depths[i] = z.quantile(z.new_tensor([0.5, 1 - OUTLIERS]), interpolation="lower")  # never beyond one
         return FreeSpace(tuple(photos), radii, depths)
 
     @torch.no_grad()
@@ -82,7 +82,8 @@ def known_points(photo: Views) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"
     if photo.depth is None:
         return photo.images.new_zeros(0, 3), photo.images.new_zeros(0)
     origins, directions = photo.cameras.rays()
-    known = (photo.depth > 0).nonzero()
+    known = photo.depth > 0 if photo.mask is None else (photo.depth > 0) & photo.mask
+    known = known.nonzero()
     picked = torch.linspace(0, max(0, len(known) - 1), min(len(known), POINTS), device=known.device).long()
     known = known[picked].unbind(-1)  # the step is not whole, so that it does not run down a column of the image
     z = photo.depth[known]

@@ -14,7 +14,7 @@ def frozen_heap() -> Iterator[None]:
     Importing numba, loading kernels and compiling them makes objects by the ten thousands, and the garbage collector
     looks through all of torch again and again: 0.25 of the 0.6 s until a first image, a sixth of the time to compile.
     """
-    if gc.get_freeze_count():  # somebody else's, whose end it is to thaw it
+    if gc.get_freeze_count():  # who froze it thaws it
         yield
         return
     gc.freeze()

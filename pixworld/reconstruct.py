@@ -68,7 +68,7 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct a scene. Raises InputError when the photos or cameras cannot be used, Cancelled when told to.
 
-    `on_refine` hears of every step of the refinement, which ends with what it has when `stop` says so.
+    `on_refine` hears of every step of the refinement, which ends early when `stop` says so.
 
     Without `cameras`, structure from motion poses all photos together, held-out ones too, as is usual in this field;
     prediction and refinement never see those. With `cameras`, even the points are triangulated without them.

@@ -9,6 +9,7 @@ from pixworld.cameras import Cameras
 from pixworld.frozen_heap import frozen_heap
 from pixworld.gaussians import Gaussians
 from pixworld.render import render
+from pixworld.render.cpu.jit import parallel
 
 
 def test_it_thaws():
@@ -29,6 +30,19 @@ def test_what_somebody_else_froze_stays_so():
         assert gc.get_freeze_count()
     finally:
         gc.unfreeze()
+
+
+def test_a_kernel_is_loaded_with_the_heap_frozen_and_run_without():
+    calls = []
+
+    def kernel(start: int, stop: int) -> None:
+        calls.append((start, stop, bool(gc.get_freeze_count())))
+
+    kernel.signatures = []
+    parallel(kernel, 1)
+    kernel.signatures = ["loaded"]
+    parallel(kernel, 1)
+    assert calls == [(0, 0, True), (0, 1, False), (0, 1, False)]
 
 
 def test_an_image_leaves_nothing_frozen():

@@ -9,7 +9,7 @@ import torch
 from pixworld.gaussians import Gaussians
 from pixworld.metrics import psnr, ssim
 from pixworld.photo_target import PhotoTarget
-from pixworld.refine import PASSES, Progress, RefineOptions, apart, refine
+from pixworld.refine import PASSES, SOFT, Progress, RefineOptions, apart, refine
 from pixworld.render import render
 from pixworld.views import Cancelled, InputError, Views
 
@@ -92,11 +92,18 @@ def test_stopping_keeps_what_there_is(photos, start):
     assert refined.steps == 30 and score(refined.gaussians, photos[2]) > score(start, photos[2]) + 1
 
 
-def test_stopped_before_it_is_better_it_keeps_the_start(photos, start):
-    """The first steps are the largest."""
-    good = refine(start, photos, steps(400)).gaussians
-    refined = refine(good, photos, steps(400), soft=True, stop=iter([False, False, True, True]).__next__)
-    assert refined.steps == 0 and refined.gaussians is good
+@pytest.mark.parametrize("early_stop", [False, True])
+@pytest.mark.parametrize("taken", [0, 2])
+def test_stopped_before_it_is_better_it_keeps_the_start(arc, cloud, taken, early_stop):
+    """The first steps are the largest. The start is as predicted, but within the options."""
+    good, cameras = cloud(300, degree=1), arc(9, 48, 64)
+    images = render(good.with_sh_degree(0), cameras).rgb.clamp(0, 1)
+    photos = [Views(images[i : i + 1], cameras.select([i])) for i in range(9)]
+    options = RefineOptions(steps=400, sh_degree=0, max_gaussians=290, early_stop=early_stop)
+    seen: list[Progress] = []
+    refined = refine(good, photos, options, soft=True, on_step=seen.append, stop=lambda: len(seen) >= taken)
+    assert refined.steps == 0 and len(refined.gaussians) == 290 and refined.gaussians.sh_degree == 0
+    assert refined.gaussians.opacities.max() > SOFT
 
 
 def test_a_time_budget_ends_it_with_the_schedule_done(photos, start):

@@ -340,7 +340,6 @@ def test_a_plain_fork_can_render():
 def test_compiling_is_announced_once_and_shared_with_a_child(tmp_path):
     # with the smallest kernel, as all of them take seconds to compile
     code = """
-import gc
 import numpy as np
 from pixworld.render import cpu
 from pixworld.render.cpu import compiling
@@ -348,7 +347,6 @@ from pixworld.render.cpu.tiles import sort_by_depth
 keys, ids = np.array([3, 1, 2, 1 << 20, 1], np.int32), np.arange(5, dtype=np.int32)
 sort_by_depth(ids, keys, ids.copy(), keys.copy(), 5)
 assert ids.tolist() == [1, 4, 2, 0, 3]
-assert gc.isenabled() and not gc.get_freeze_count()
 child = bool(compiling._results)
 compiling.wait()
 if child:  # on Linux, with two cores

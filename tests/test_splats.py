@@ -394,6 +394,19 @@ def test_usd_without_usd_core(tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.usda", b"#usda 1.0\n( defaultPrim = "), ("a.usdc", b"PXR-USDC" + bytes(60))]
+)
+def test_usd_says_what_is_wrong_without_its_source_code(tmp_path, name, content):
+    pytest.importorskip("pxr.UsdVol", reason="usd-core is not installed")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"damaged or no USD file \(.*(Expected|too small).*\); export it again"
+    ) as error:
+        load_splats(tmp_path / name)
+    assert "pxrInternal" not in str(error.value) and "line 1" not in str(error.value)
+
+
 # --- damaged files
 
 LOADER = """

@@ -66,7 +66,7 @@ def parallel(function: Callable, tasks: int, *args) -> None:
     """function(start, stop, *args) over 0..tasks, on as many threads as torch may use, the caller's among them."""
     if not function.signatures:
         with frozen_heap():
-            function(0, 0, *args)  # is loaded, or compiled
+            function(0, 0, *args)  # does nothing but load or compile it, for the dtype that is usual in this process
     threads = min(os.cpu_count() or 1, torch.get_num_threads(), tasks)
     if threads <= 1:
         function(0, tasks, *args)
