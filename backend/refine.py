@@ -28,8 +28,8 @@ def refine(
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Refine a splat file against photos. Ctrl-C ends it early and keeps what it has, or the start
-    if that was better; run it on OUT to go on.
+    """Refine a splat file against photos. Ctrl-C ends it early and keeps what it has, or the start if that was better;
+    run it on OUT to go on.
 
     What floats in the open space that the photos were taken from is dropped.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -107,6 +107,17 @@ class Cameras:
         depth = local[..., 2]
         pixels = local @ self.K.mT
         return pixels[..., :2] / pixels[..., 2:], depth
+
+    def in_frame(
+        self, points: Float[Tensor, "n 3"]
+    ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
+        """Of a single camera: the indices of the world points before it that fall into its image, the row and column of
+        the pixel that each falls into, and its z-depth. Whether another one hides it is not asked."""
+        pixels, z = (x[0] for x in self.project(points))
+        column, row = pixels.floor().long().unbind(-1)
+        seen = (z > 0) & (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
+        which = seen.nonzero().squeeze(-1)
+        return which, row[which], column[which], z[which]
 
 
 def look_at(

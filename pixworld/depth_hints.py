@@ -44,10 +44,8 @@ def resize_depth(depth: Float[Tensor, "1 h w"], height: int, width: int) -> Floa
 
 def point_depth(points: Float[Tensor, "m 3"], cameras: Cameras) -> Float[Tensor, "1 h w"]:
     """z of the nearest point in each pixel of one camera, 0 where there is none."""
-    pixels, z = (x[0] for x in cameras.project(points))
-    column, row = pixels.floor().long().unbind(-1)
-    ok = (z > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
-    return depth_image(z[ok], row[ok], column[ok], cameras.height, cameras.width)
+    _, row, column, z = cameras.in_frame(points)
+    return depth_image(z, row, column, cameras.height, cameras.width)
 
 
 def with_stereo(views: Views) -> Views:

@@ -44,7 +44,9 @@ class FreeSpace:
 
     photos: tuple[Views, ...]  # one view each
     radii: Float[Tensor, " c"]  # scene units
-    depths: Float[Tensor, "c 2"]  # median and largest known z-depth of each photo; infinite with fewer than FEWEST
+    depths: Float[
+        Tensor, "c 2"
+    ]  # of each photo's known z-depths the median and, but for OUTLIERS, the largest; infinite with few
 
     @staticmethod
     @torch.no_grad()
@@ -102,12 +104,11 @@ def _distances(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> Float[Tensor
 def _votes(photo: Views, depths: Float[Tensor, "2"], points: Float[Tensor, "n 3"]) -> Int[Tensor, " n"]:
     """ENOUGH for what a photo sees nearer than its middle, 1 for what it sees up to its end, 0 for all else, and
     for what its mask hides."""
-    pixels, z = (x[0] for x in photo.cameras.project(points))
-    size = pixels.new_tensor([photo.cameras.width, photo.cameras.height])
-    seen = ((z > 0) & ((pixels >= 0) & (pixels < size)).all(dim=-1)).nonzero().squeeze(-1)
-    column, row = pixels[seen].long().unbind(-1)
-    z, (middle, end) = z[seen], depths
-    given = torch.where(z < middle, ENOUGH, (z <= end).int())
+    seen, row, column, z = photo.cameras.in_frame(points)
+    middle, end = depths
+    given = torch.where(z < middle, ENOUGH, (z <= end).long())
     if photo.mask is not None:
         given = given * photo.mask[0, row, column]
-    return torch.zeros_like(pixels[:, 0], dtype=given.dtype).index_put((seen,), given)
+    votes = given.new_zeros(len(points))
+    votes[seen] = given
+    return votes

@@ -112,12 +112,9 @@ def fuse(
         points = volume.origin.to(band.device) + volume.voxel * grid
         sums, counts = (torch.zeros(len(voxels), device=band.device) for _ in range(2))
         for camera, depth in zip(cameras, depths):
-            pixels, z = (x[0] for x in camera.project(points))
-            column, row = pixels.floor().long().unbind(-1)
-            inside = (z > 0) & (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
-            here = inside.nonzero().squeeze(-1)
-            surface = depth[row[here], column[here]]
-            distance = (surface - z[here]) / (TRUNCATION * volume.voxel)
+            here, row, column, z = camera.in_frame(points)
+            surface = depth[row, column]
+            distance = (surface - z) / (TRUNCATION * volume.voxel)
             tells = (surface > 0) & (distance > -1)
             here = here[tells]
             sums[here] += distance[tells].clamp_max(1)

@@ -38,15 +38,12 @@ def in_the_way(
     """
     blocked, agreeing = (torch.zeros(len(means), dtype=torch.long, device=means.device) for _ in range(2))
     for cameras, depth in views if len(views) >= VIEWS else ():
-        pixels, z = (x[0] for x in cameras.project(means))
-        column, row = pixels.floor().long().unbind(-1)
-        seen = (z > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
-        row, column = row.clamp(0, cameras.height - 1), column.clamp(0, cameras.width - 1)
-        log_depth, z = depth.log()[None], torch.log(z.clamp_min(1e-9))
+        seen, row, column, z = cameras.in_frame(means)
+        log_depth, z = depth.log()[None], z.clamp_min(1e-9).log()
         nearest = -F.max_pool2d(-log_depth, 3, 1, 1)[0, row, column]
         farthest = F.max_pool2d(log_depth, 3, 1, 1)[0, row, column]
-        blocked += seen & (z < nearest - TOLERANCE)
-        agreeing += seen & (z >= nearest - TOLERANCE) & (z <= farthest + TOLERANCE)
+        blocked[seen] += z < nearest - TOLERANCE
+        agreeing[seen] += (z >= nearest - TOLERANCE) & (z <= farthest + TOLERANCE)
     return SUPPORT * blocked > agreeing
 
 

@@ -1,6 +1,7 @@
 """Gaussians, cameras and spherical harmonics."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,6 +80,17 @@ def test_rays_project_back_to_pixel_centres(arc):
     pixels, depth = cameras.project(points.reshape(-1, 3))
     assert torch.allclose(depth[1], torch.tensor(2.5, dtype=torch.float64))
     assert torch.allclose(pixels[1].reshape(6, 8, 2)[2, 3], torch.tensor([3.5, 2.5], dtype=torch.float64))
+
+
+def test_points_in_frame_are_those_of_its_pixels(arc):
+    camera = arc(3, 6, 8, torch.float64).select([1])
+    beyond = replace(camera.crop(-1, -2, 8, 12), height=8, width=12)  # a pixel more above and below, two on either side
+    origins, directions = beyond.rays()
+    ahead, behind = ((origins + z * directions).reshape(-1, 3) for z in (2.5, -2.5))
+    which, row, column, z = camera.in_frame(torch.cat([ahead, behind]))
+    pixels = torch.stack(torch.meshgrid(torch.arange(6), torch.arange(8), indexing="ij"), -1).reshape(-1, 2)
+    assert torch.equal(torch.stack([row, column], -1), pixels)
+    assert torch.equal(which, (pixels[:, 0] + 1) * 12 + pixels[:, 1] + 2) and torch.allclose(z, z.new_tensor(2.5))
 
 
 def test_resize_crop_and_transform_keep_the_rays(arc):
